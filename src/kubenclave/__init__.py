@@ -1,0 +1,1 @@
+"""Runs programs that use Intel SGX enclaves on Kubernetes, on Azure or on one machine."""
