@@ -90,19 +90,23 @@ def import_image(box: RunningBox, archive: Path) -> None:
     Raises:
         KubenclaveError: containerd refuses it.
     """
-    # The socket is reached through the box's root, so ctr runs in this process's namespaces and reads the file itself.
-    socket = f"/proc/{box.init}/root{CONTAINERD_SOCKET}"
-    ctr = f"/proc/{box.init}/root/opt/kubenclave/bin/ctr"
-    result = subprocess.run(
-        [ctr, "--address", socket, "--namespace", "k8s.io", "images", "import", str(archive)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    _ctr(box, "images", "import", str(archive), hint="Check the archive with skopeo inspect.")
+
+
+def image_digest(box: RunningBox, reference: str) -> str:
+    """Give the digest under which a node's containerd knows an image; empty where it does not."""
+    rows = _ctr(box, "images", "list", f"name=={reference}", hint="Look at the node's containerd.log.").splitlines()[1:]
+    return rows[0].split()[2] if rows else ""
+
+
+def _ctr(box: RunningBox, *arguments: str, hint: str) -> str:
+    # The socket is reached through the box's root, so ctr runs in this process's namespaces and reads files itself.
+    root = f"/proc/{box.init}/root"
+    command = [f"{root}/opt/kubenclave/bin/ctr", "--address", f"{root}{CONTAINERD_SOCKET}", "--namespace", "k8s.io", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        raise KubenclaveError(
-            f"containerd on {box.name} did not import {archive}: {result.stderr.strip()}", "Check the archive with skopeo inspect."
-        )
+        raise KubenclaveError(f"ctr {' '.join(arguments)} on {box.name}: {result.stderr.strip()}", hint)
+    return result.stdout
 
 
 def containerd_answers(box: RunningBox) -> bool:

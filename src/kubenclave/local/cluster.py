@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from kubenclave import kube
 from kubenclave.errors import HostUnfit, KubenclaveError, NotFound, UsageError
-from kubenclave.image import build_image
+from kubenclave.image import ImageSpec, build_image, parse_reference
 from kubenclave.local import boxes, cgroups, network, programs, simulated_sgx
 from kubenclave.local.plan import PAUSE_IMAGE, ClusterPlan, HostFacts, cgroup_root, plan_boxes
 from kubenclave.local.spec import CONTROL_PLANE, ClusterSpec, NodeSpec, plan_cluster
@@ -230,7 +230,7 @@ def _start(spec: ClusterSpec, plan: ClusterPlan, folder: Path, binaries: Path, r
 
 def _pause_archive(folder: Path, binaries: Path) -> Path:
     archive = folder / "pause.tar"
-    build_image(host=binaries / programs.PAUSE, reference=PAUSE_IMAGE, output=archive)
+    build_image(ImageSpec(reference=parse_reference(PAUSE_IMAGE), host=binaries / programs.PAUSE), archive, lambda _news: None)
     return archive
 
 

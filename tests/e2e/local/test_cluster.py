@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kubenclave.image import build_image
+from kubenclave.image import ImageSpec, build_image, parse_reference
 from kubenclave.local import boxes
 
 BUSYBOX = "kubenclave.test/busybox:1"
@@ -33,7 +33,7 @@ def pod(name: str, *command: str, node: str = "", image: str = BUSYBOX) -> dict:
 @pytest.fixture(scope="module")
 def busybox(cluster, tmp_path_factory):
     archive = tmp_path_factory.mktemp("image") / "busybox.tar"
-    build_image(host=Path("/bin/busybox"), reference=BUSYBOX, output=archive)
+    build_image(ImageSpec(reference=parse_reference(BUSYBOX), host=Path("/bin/busybox")), archive, lambda _news: None)
     for name, box in boxes.running(cluster.name).items():
         if name != "control-plane":
             boxes.import_image(box, archive)
@@ -63,30 +63,30 @@ def test_the_nodes_run_the_pinned_kubernetes_and_containerd(cluster):
 
 
 def test_logs_of_a_pod_reach_the_user(busybox, run):
-    name = run(pod("talker", "/busybox", "echo", "spoken in the pod"))
+    name = run(pod("talker", "/app/busybox", "echo", "spoken in the pod"))
     busybox.wait(name, "jsonpath={.status.phase}=Succeeded")
     assert busybox.kubectl("logs", "talker").stdout == "spoken in the pod\n"
 
 
 def test_exec_runs_a_program_with_its_input(busybox, run):
-    name = run(pod("worker", "/busybox", "sleep", "300"))
+    name = run(pod("worker", "/app/busybox", "sleep", "300"))
     busybox.wait(name, "condition=Ready")
-    result = busybox.kubectl("exec", "-i", "worker", "--", "/busybox", "tr", "a-z", "A-Z", stdin="through and back\n")
+    result = busybox.kubectl("exec", "-i", "worker", "--", "/app/busybox", "tr", "a-z", "A-Z", stdin="through and back\n")
     assert result.stdout == "THROUGH AND BACK\n"
 
 
 @pytest.mark.parametrize(("server", "client"), [("sgx-1", "plain-1"), ("plain-1", "sgx-1")])
 def test_pods_reach_each_other_across_nodes(busybox, run, server, client):
-    listener = run(pod("listener", "/busybox", "nc", "-lk", "-p", "8080", "-e", "/busybox", "echo", "answered", node=server))
+    listener = run(pod("listener", "/app/busybox", "nc", "-ll", "-p", "8080", "-e", "/app/busybox", "echo", "answered", node=server))
     busybox.wait(listener, "condition=Ready")
     address = busybox.get("pod", "listener")["status"]["podIP"]
-    caller = run(pod("caller", "/busybox", "nc", "-w", "5", address, "8080", node=client))
+    caller = run(pod("caller", "/app/busybox", "nc", "-w", "5", address, "8080", node=client))
     busybox.wait(caller, "jsonpath={.status.phase}=Succeeded")
     assert busybox.kubectl("logs", "caller").stdout == "answered\n"
 
 
 def test_a_killed_kubelet_and_containerd_come_back_and_pods_live_on(busybox, run):
-    name = run(pod("survivor", "/busybox", "sleep", "300", node="sgx-1"))
+    name = run(pod("survivor", "/app/busybox", "sleep", "300", node="sgx-1"))
     busybox.wait(name, "condition=Ready")
     started = busybox.get("pod", "survivor")["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
     before = programs_of("sgx-1", busybox.name)
@@ -104,7 +104,7 @@ def test_a_killed_kubelet_and_containerd_come_back_and_pods_live_on(busybox, run
         time.sleep(0.1)
     result = ""
     while "still here" not in result and time.monotonic() < deadline:
-        result = busybox.kubectl("exec", "survivor", "--", "/busybox", "echo", "still here").stdout
+        result = busybox.kubectl("exec", "survivor", "--", "/app/busybox", "echo", "still here").stdout
     assert "still here" in result
     assert busybox.get("pod", "survivor")["status"]["containerStatuses"][0]["state"]["running"]["startedAt"] == started
 
@@ -130,8 +130,8 @@ def test_the_sgx_node_shows_epc_as_linux_does_and_the_plain_node_none(cluster):
 
 
 def test_a_pod_may_not_open_the_sgx_device_by_making_its_own_node(busybox, run):
-    command = "/busybox mknod /tmp/sgx c 10 229 && /busybox cat /tmp/sgx; echo ended $?"
-    document = pod("sneaky", "/busybox", "sh", "-c", command, node="sgx-1")
+    command = "/app/busybox mknod /tmp/sgx c 10 229 && /app/busybox cat /tmp/sgx; echo ended $?"
+    document = pod("sneaky", "/app/busybox", "sh", "-c", command, node="sgx-1")
     document["spec"]["volumes"] = [{"name": "tmp", "emptyDir": {}}]
     document["spec"]["containers"][0]["volumeMounts"] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - a folder inside the pod
     document["spec"]["containers"][0]["securityContext"] = {"runAsUser": 0, "capabilities": {"add": ["MKNOD"]}}

@@ -16,7 +16,16 @@ from kubenclave.local.plan import cgroup_root
 
 NAME = "lifecycle"
 # The programs of a box by their names, whoever starts them.
-PROGRAMS = {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "containerd", "containerd-shim-runc-v2", "unshare"}
+PROGRAMS = {
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "containerd",
+    "containerd-shim-runc-v2",
+    "unshare",
+}
 
 
 def machine() -> dict[str, object]:
@@ -150,7 +159,7 @@ def test_two_clusters_stand_side_by_side(shell, found):
 
 
 def test_an_address_range_that_is_taken_is_passed_over(shell, found):
-    subprocess.run(["ip", "link", "add", "kbe-taken", "type", "dummy"], check=True)
+    subprocess.run(["ip", "link", "add", "kbe-taken", "type", "bridge"], check=True)
     try:
         subprocess.run(["ip", "address", "add", "10.213.0.1/24", "dev", "kbe-taken"], check=True)
         subprocess.run(["ip", "link", "set", "kbe-taken", "up"], check=True)
@@ -163,7 +172,14 @@ def test_an_address_range_that_is_taken_is_passed_over(shell, found):
 
 def test_without_root_up_says_what_needs_it_and_what_does_not(shell):
     # A user who can read the interpreter but is not root: only the user id changes, so that the check itself is what answers.
-    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", *shell.command("local", "up", "--name", NAME)]
+    command = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=-all",
+        *shell.command("local", "up", "--name", NAME),
+    ]
     result = subprocess.run(command, env={**shell.environment, "HOME": "/nonexistent"}, capture_output=True, text=True, check=False)
     if result.returncode == 127 or "Permission denied" in result.stderr:
         pytest.skip("the interpreter is in a folder that only root may read")
