@@ -69,7 +69,7 @@ def status(*, name: NameOption = "kubenclave", output: OutputOption = "table") -
     from kubenclave.local import cluster  # noqa: PLC0415
     from kubenclave.local.places import places  # noqa: PLC0415
 
-    found = cluster.load(name, places(os.environ))
+    found = cluster.find(name, places(os.environ))
     rows = [
         _NodeRow(
             name=node.name,
@@ -94,3 +94,42 @@ def down(*, name: NameOption = "kubenclave", output: OutputOption = "table") -> 
         removed = cluster.down(name, places(os.environ), report)
     if output == "json" or not removed:
         show(_Down(cluster=name, removed=removed), output=output)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    node: str
+    image: str
+    digest: str
+
+
+def load(  # noqa: D417 - the options shared by several commands are described by their annotations
+    archive: Path, /, *, name: NameOption = "kubenclave", output: OutputOption = "table"
+) -> None:
+    """Import an image archive into every node of the cluster, as there is no registry in it.
+
+    Args:
+        archive: An OCI archive, as kubenclave image build writes it.
+    """
+    from kubenclave.local import cluster  # noqa: PLC0415
+    from kubenclave.local.places import places  # noqa: PLC0415
+
+    with step(f"importing {archive}"):
+        imported = cluster.load_image(cluster.find(name, places(os.environ)), archive)
+    show([_Loaded(node=image.node, image=image.reference, digest=image.digest) for image in imported], output=output)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Built:
+    kubernetes: str
+    programs: Path
+
+
+def build(*, output: OutputOption = "table") -> None:
+    """Build the Kubernetes programs now, which up does by itself when they are missing."""
+    from kubenclave.local import programs  # noqa: PLC0415
+    from kubenclave.local.places import places  # noqa: PLC0415
+
+    with step("building the Kubernetes programs") as report:
+        folder = programs.build(places(os.environ).cache, report)
+    show(_Built(kubernetes=programs.KUBERNETES_VERSION, programs=folder), output=output)

@@ -14,6 +14,8 @@ from kubenclave.local import cgroups
 from kubenclave.local.plan import CONTAINERD_SOCKET, cgroup_root
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kubenclave.local.box import Box
 
 _NAMESPACE_SECONDS = 15.0
@@ -73,15 +75,24 @@ def require_alive(box: RunningBox, description: Box) -> None:
 def running(cluster: str) -> dict[str, RunningBox]:
     """Find every box of a cluster, by its control group; needs no state file."""
     found: dict[str, RunningBox] = {}
+    for pid, description in _outer_processes(cluster):
+        box = _find(description.parent.name, pid)
+        if box is not None:
+            found[box.name] = box
+    return found
+
+
+def folders(cluster: str) -> set[Path]:
+    """Give the folders in which the running boxes of a cluster of this name have their state."""
+    return {description.parents[2] for _pid, description in _outer_processes(cluster)}
+
+
+def _outer_processes(cluster: str) -> Iterator[tuple[int, Path]]:
+    """Find the processes that hold a cluster's boxes open, each with its box's description (CLUSTER/boxes/BOX/box.json)."""
     for pid in cgroups.processes(cgroup_root(cluster)):
         words = _command(pid)
-        if not words or Path(words[0]).name != "unshare" or "kubenclave.local.init" not in words:
-            continue
-        name = Path(words[-1]).parent.name
-        box = _find(name, pid)
-        if box is not None:
-            found[name] = box
-    return found
+        if words and Path(words[0]).name == "unshare" and "kubenclave.local.init" in words:
+            yield pid, Path(words[-1])
 
 
 def import_image(box: RunningBox, archive: Path) -> None:

@@ -16,6 +16,7 @@ from kubenclave import kube
 from kubenclave.errors import HostUnfit, KubenclaveError, NotFound, UsageError
 from kubenclave.image import ImageSpec, build_image, parse_reference
 from kubenclave.local import boxes, cgroups, network, programs, simulated_sgx
+from kubenclave.local.archives import image_names
 from kubenclave.local.plan import PAUSE_IMAGE, ClusterPlan, HostFacts, cgroup_root, plan_boxes
 from kubenclave.local.spec import CONTROL_PLANE, ClusterSpec, NodeSpec, plan_cluster
 
@@ -64,6 +65,7 @@ def up(wanted: Wanted, places: Places, report: Callable[[str], None]) -> LocalCl
     check_host()
     binaries = programs.build(places.cache, report)
     with _lock(places, report):
+        _require_own(wanted.name, folder)
         existing = _healthy(wanted.name, folder)
         if existing is not None:
             _require_same(wanted, existing)
@@ -86,6 +88,7 @@ def down(name: str, places: Places, report: Callable[[str], None]) -> bool:
     folder = places.cluster(name)
     _require_root()
     with _lock(places, report):
+        _require_own(name, folder)
         found = _remains(name, folder)
         _remove(name, folder)
         if not any(places.clusters.iterdir()):
@@ -93,7 +96,7 @@ def down(name: str, places: Places, report: Callable[[str], None]) -> bool:
     return found
 
 
-def load(name: str, places: Places) -> LocalCluster:
+def find(name: str, places: Places) -> LocalCluster:
     """Find a cluster that is up.
 
     Raises:
@@ -140,6 +143,31 @@ def status(cluster: LocalCluster) -> list[NodeStatus]:
 
 def _epc(allocatable: Mapping[str, int]) -> dict[str, int]:
     return {resource: amount for resource, amount in allocatable.items() if "epc" in resource}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportedImage:
+    """Name an image as one node's containerd knows it."""
+
+    node: str
+    reference: str
+    digest: str
+
+
+def load_image(cluster: LocalCluster, archive: Path) -> list[ImportedImage]:
+    """Import an OCI archive into every node and give what containerd made of it.
+
+    Raises:
+        NotFound: The archive is not there.
+        Refused: It is no OCI archive with a name in it.
+        KubenclaveError: containerd refuses it.
+    """
+    names = image_names(archive)
+    imported = []
+    for box in running_nodes(cluster):
+        boxes.import_image(box, archive)
+        imported += [ImportedImage(node=box.name, reference=name, digest=boxes.image_digest(box, name)) for name in names]
+    return imported
 
 
 def running_nodes(cluster: LocalCluster) -> list[RunningBox]:
@@ -252,6 +280,17 @@ def _healthy(name: str, folder: Path) -> ClusterSpec | None:
         return None
     expected = {CONTROL_PLANE, *(node.name for node in spec.nodes)}
     return spec if set(boxes.running(name)) == expected else None
+
+
+def _require_own(name: str, folder: Path) -> None:
+    """Refuse to touch a cluster of the same name that another state folder holds: names are the machine's, folders a user's."""
+    others = boxes.folders(name) - {folder}
+    if others:
+        state = min(others).parents[2]
+        raise UsageError(
+            f"A local cluster {name!r} is up that belongs to another state folder, {state}.",
+            f"Choose another --name, or remove that one: XDG_STATE_HOME={state} kubenclave local down --name {name}",
+        )
 
 
 def _require_same(wanted: Wanted, existing: ClusterSpec) -> None:

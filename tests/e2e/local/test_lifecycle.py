@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,16 @@ def test_two_clusters_stand_side_by_side(shell, found):
         assert nodes_are_ready(first)
     finally:
         shell.down(other)
+
+
+def test_a_cluster_of_the_same_name_in_another_state_folder_is_not_touched(shell, found, tmp_path):
+    cluster = shell.up(NAME)
+    other = replace(shell, environment={**shell.environment, "XDG_STATE_HOME": str(tmp_path)})
+    for command in ("up", "down"):
+        result = other.kubenclave("local", command, "--name", NAME)
+        assert result.returncode == 2
+        assert shell.environment["XDG_STATE_HOME"] in result.stderr
+    assert nodes_are_ready(cluster)
 
 
 def test_an_address_range_that_is_taken_is_passed_over(shell, found):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from kubenclave.errors import NotFound, Refused
-from kubenclave.local import boxes, cluster
+from kubenclave.local import cluster
 from kubenclave.local.demo import objects
 from kubenclave.local.demo.result import Observation
 
@@ -80,12 +80,8 @@ class LocalTarget:
 
     def deliver(self, image: BuiltImage) -> tuple[Observation, ...]:
         """Import the archive into every node's containerd and tell what containerd then lists."""
-        found = []
-        for box in cluster.running_nodes(cluster.load(self.wanted.name, self.places)):
-            boxes.import_image(box, image.archive)
-            digest = boxes.image_digest(box, image.reference)
-            found.append(Observation(what=f"{image.reference} on {box.name}", value=digest, seen_in="containerd's image list"))
-        return tuple(found)
+        imported = cluster.load_image(cluster.find(self.wanted.name, self.places), image.archive)
+        return tuple(Observation(what=f"{i.reference} on {i.node}", value=i.digest, seen_in="containerd's image list") for i in imported)
 
     def close(self, api: kube.Cluster, report: Callable[[str], None]) -> str:  # noqa: ARG002 - the pods go with the cluster
         """Take the cluster down, unless it is to be kept."""
