@@ -1,6 +1,6 @@
 # The verbs of this project. `make demo` and `make test` set up all they need, and say what they install before they do.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint types imports unit integration e2e bench format lock setup setup-test clean
+.PHONY: help demo kubernetes test test-fast lint types imports unit integration e2e bench format lock setup setup-test clean
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -30,14 +30,17 @@ imports: $(INSTALLED)
 unit: $(INSTALLED)
 	@$(BIN)/pytest tests/unit
 
-integration: setup-test
+integration: setup-test kubernetes
 	@$(BIN)/pytest tests/integration
 
-e2e: setup-test ## The real local cluster; needs root
+e2e: setup-test kubernetes ## The real local cluster; needs root
 	@$(BIN)/pytest tests/e2e
 
-bench: setup-test ## Figures, each beside its baseline in the same run
+bench: setup-test kubernetes ## Figures, each beside its baseline in the same run
 	@$(BIN)/pytest tests/bench -s
+
+kubernetes: $(INSTALLED) ## The Kubernetes programs, built once into the cache
+	@$(BIN)/kubenclave local build >/dev/null
 
 format: $(INSTALLED) ## Format the code
 	@$(BIN)/ruff check --fix-only --quiet .
