@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from kubenclave.errors import HostUnfit, KubenclaveError
 from kubenclave.local import cgroups
-from kubenclave.local.plan import CONTAINERD_SOCKET, cgroup_root
+from kubenclave.local.configuration import CONTAINERD_SOCKET
+from kubenclave.local.plan import cgroup_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

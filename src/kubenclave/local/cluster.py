@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import shutil
 import time
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubenclave import kube
-from kubenclave.errors import HostUnfit, KubenclaveError, NotFound, UsageError
+from kubenclave.errors import KubenclaveError, NotFound, UsageError
 from kubenclave.image import ImageSpec, build_image, parse_reference
 from kubenclave.local import boxes, cgroups, network, programs, simulated_sgx
 from kubenclave.local.archives import image_names
-from kubenclave.local.plan import PAUSE_IMAGE, ClusterPlan, HostFacts, cgroup_root, plan_boxes
-from kubenclave.local.spec import CONTROL_PLANE, ClusterSpec, NodeSpec, plan_cluster
+from kubenclave.local.configuration import PAUSE_IMAGE
+from kubenclave.local.host import check_host, host_facts, require_root
+from kubenclave.local.plan import ClusterPlan, cgroup_root, plan_boxes
+from kubenclave.local.spec import CONTROL_PLANE, ClusterSpec, plan_cluster
+from kubenclave.local.state import lock, other_specs, read_spec, write_private, write_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from kubenclave.local.boxes import RunningBox
     from kubenclave.local.places import Places
 
 _READY_SECONDS = 90.0
-_CAP_SYS_RESOURCE = 24  # capabilities(7)
-_TOOLS = ("unshare", "nsenter", "ip", "runc")
-_CNI_BRIDGE = Path("/usr/lib/cni/bridge")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +61,7 @@ def up(wanted: Wanted, places: Places, report: Callable[[str], None]) -> LocalCl
     folder = places.cluster(wanted.name)
     check_host()
     binaries = programs.build(places.cache, report)
-    with _lock(places, report):
+    with lock(places, report):
         _require_own(wanted.name, folder)
         existing = _healthy(wanted.name, folder)
         if existing is not None:
@@ -74,7 +71,7 @@ def up(wanted: Wanted, places: Places, report: Callable[[str], None]) -> LocalCl
             report("Removing what is left of an earlier run.")
             _remove(wanted.name, folder)
         spec = _claim(wanted, places)
-        plan = plan_boxes(spec, folder=folder, programs=binaries, host=_host_facts(folder))
+        plan = plan_boxes(spec, folder=folder, programs=binaries, host=host_facts(folder))
         _start(spec, plan, folder, binaries, report)
     return LocalCluster(name=wanted.name, kubeconfig=folder / "kubeconfig", spec=spec, started=True)
 
@@ -86,8 +83,8 @@ def down(name: str, places: Places, report: Callable[[str], None]) -> bool:
         HostUnfit: Not root.
     """
     folder = places.cluster(name)
-    _require_root()
-    with _lock(places, report):
+    require_root()
+    with lock(places, report):
         _require_own(name, folder)
         found = _remains(name, folder)
         _remove(name, folder)
@@ -176,38 +173,13 @@ def running_nodes(cluster: LocalCluster) -> list[RunningBox]:
     return [found[node.name] for node in cluster.spec.nodes]
 
 
-def check_host() -> None:
-    """Check that this machine can carry a cluster, before anything is made.
-
-    Raises:
-        HostUnfit: With the first thing that is missing.
-    """
-    _require_root()
-    missing = [tool for tool in _TOOLS if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None]
-    if missing or not _CNI_BRIDGE.exists():
-        names = ", ".join([*missing, *([] if _CNI_BRIDGE.exists() else [str(_CNI_BRIDGE)])])
-        raise HostUnfit(
-            f"The local cluster needs programs that are not installed: {names}.",
-            "On Debian or Ubuntu: apt-get install --no-install-recommends iproute2 util-linux runc containernetworking-plugins",
-        )
-    cgroups.check(cgroups.hierarchies())
-
-
-def _require_root() -> None:
-    if os.geteuid() != 0:
-        raise HostUnfit(
-            "The local cluster needs root: it makes namespaces, mounts, control groups and device nodes.",
-            "Run it with sudo. The commands on enclave files and images need no root.",
-        )
-
-
 # --- up ----------------------------------------------------------------------------------------------------------------------------
 
 
 def _claim(wanted: Wanted, places: Places) -> ClusterSpec:
     """Choose addresses that neither this machine nor another local cluster uses, and write them down before using them."""
     folder = places.cluster(wanted.name)
-    others = [spec for other in places.clusters.glob("*/cluster.json") if (spec := _read_spec(other.parent)) is not None]
+    others = other_specs(places)
     spec = plan_cluster(
         wanted.name,
         sgx_nodes=wanted.sgx_nodes,
@@ -216,7 +188,7 @@ def _claim(wanted: Wanted, places: Places) -> ClusterSpec:
         taken=[*network.taken_networks(), *(other.node_network for other in others)],
     )
     folder.mkdir(mode=0o700, exist_ok=True)
-    _write(folder / "cluster.json", json.dumps(asdict(spec), indent=1))
+    write_spec(folder, spec)
     return spec
 
 
@@ -249,7 +221,7 @@ def _start(spec: ClusterSpec, plan: ClusterPlan, folder: Path, binaries: Path, r
         wait(lambda box=box: boxes.containerd_answers(box), f"containerd on {node.name} did not answer")  # type: ignore[misc]
         boxes.import_image(box, pause)
     pending = folder / "kubeconfig.pending"
-    _write(pending, plan.kubeconfig)
+    write_private(pending, plan.kubeconfig)
     report("Waiting for the nodes to be ready.")
     wait(lambda: _all_ready(pending, spec), "The nodes were not ready")
     # The kubeconfig appears last: whoever finds it finds a cluster that was whole.
@@ -275,7 +247,7 @@ def _all_ready(kubeconfig: Path, spec: ClusterSpec) -> bool:
 
 def _healthy(name: str, folder: Path) -> ClusterSpec | None:
     """Read the description of a cluster that is whole: every box runs, its link is there, and it was ready once."""
-    spec = _read_spec(folder)
+    spec = read_spec(folder)
     if spec is None or not (folder / "kubeconfig").exists() or not network.has_host_link(spec.host_interface):
         return None
     expected = {CONTROL_PLANE, *(node.name for node in spec.nodes)}
@@ -318,63 +290,3 @@ def _remove(name: str, folder: Path) -> None:
 
 def _interface(name: str) -> str:
     return ClusterSpec(name=name, block=0, nodes=()).host_interface
-
-
-# --- this machine ------------------------------------------------------------------------------------------------------------------
-
-
-def _host_facts(folder: Path) -> HostFacts:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
-    return HostFacts(
-        snapshotter="native" if _file_system(folder) == "overlay" else "overlayfs",
-        restrict_oom_score_adj=not effective >> _CAP_SYS_RESOURCE & 1,
-    )
-
-
-def _file_system(path: Path) -> str:
-    """Name the type of the file system that holds a folder, from proc_pid_mountinfo(5)."""
-    device = path.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines():
-        left, _, right = line.partition(" - ")
-        if left.split()[2] == wanted:
-            return right.split()[0]
-    return ""
-
-
-@contextmanager
-def _lock(places: Places, report: Callable[[str], None]) -> Iterator[None]:
-    """Let one run at a time change local clusters. The lock is on the folder itself; the kernel frees it when its holder dies."""
-    while True:
-        places.clusters.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(places.clusters, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                report("Waiting for another run that works on local clusters.")
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            # The holder before may have removed the folder; then this lock is on nothing.
-            if places.clusters.exists() and os.fstat(handle).st_ino == places.clusters.stat().st_ino:
-                yield
-                return
-        finally:
-            os.close(handle)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as handle:
-        handle.write(text)
-    partial.replace(path)
-
-
-def _read_spec(folder: Path) -> ClusterSpec | None:
-    try:
-        raw = json.loads((folder / "cluster.json").read_text(encoding="utf-8"))
-        nodes = tuple(NodeSpec(**{**node, "epc_bytes": tuple(node["epc_bytes"])}) for node in raw["nodes"])
-        return ClusterSpec(name=raw["name"], block=raw["block"], nodes=nodes)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

@@ -18,10 +18,10 @@ from kubenclave.image import (
 )
 from kubenclave.local import programs
 from kubenclave.local.checkout import project_file
+from kubenclave.local.configuration import PAUSE_IMAGE
 from kubenclave.local.demo import objects
 from kubenclave.local.demo.example import build_example
 from kubenclave.local.demo.result import DemoResult, Observation, Size, Step
-from kubenclave.local.plan import PAUSE_IMAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
