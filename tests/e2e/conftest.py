@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,14 +92,17 @@ def built_programs():
 
 
 @pytest.fixture(scope="session")
-def shell(tmp_path_factory, built_programs):
-    state = tmp_path_factory.mktemp("state")
+def shell(built_programs):
+    # The same folder in every run, so that a run that was killed leaves nothing that the next one cannot remove.
+    state = Path(tempfile.gettempdir()) / "kubenclave-e2e"
+    state.mkdir(mode=0o700, exist_ok=True)
     return Shell(environment={**os.environ, "XDG_STATE_HOME": str(state), "COLUMNS": "200"}, programs=built_programs)
 
 
 @pytest.fixture(scope="session")
 def cluster(shell):
     """One cluster for all tests that do not take clusters down."""
+    shell.down("e2e")
     running = shell.up("e2e")
     yield running
     shell.down("e2e")

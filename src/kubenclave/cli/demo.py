@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from kubenclave.cli.printable import printable
 from kubenclave.cli.progress import say
 from kubenclave.cli.show import OutputOption, show
 from kubenclave.errors import HostUnfit
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.status import Status
+
     from kubenclave.local.demo import DemoResult, Observation, Target
 
 NAME = "demo"
@@ -37,20 +43,42 @@ class _SizeRow:
 
 
 class _Told:
-    """Writes the story to stderr as it happens."""
+    """Writes the story to stderr as it happens; on a terminal what is being done now is a moving line below it."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: Status | None) -> None:
+        self._status = status
         self._number = 0
 
     def step(self, module: int, title: str) -> None:
         self._number += 1
-        say(f"\n{self._number}. {title} (module {module})")
+        self._line(f"\n{self._number}. {title} (module {module})", style="bold")
 
     def news(self, text: str) -> None:
-        say(f"   ... {text}")
+        if self._status is None:
+            say(f"   ... {text}")
+        else:
+            self._status.update(printable(text))
 
     def saw(self, observation: Observation) -> None:
-        say(f"   {observation.what}: {observation.value}")
+        self._line(f"   {observation.what}: {observation.value}")
+
+    def _line(self, text: str, style: str | None = None) -> None:
+        if self._status is None:
+            say(text)
+        else:
+            self._status.console.print(printable(text), style=style, markup=False, highlight=False)
+
+
+@contextmanager
+def _watching(*, asks: bool) -> Iterator[_Told]:
+    # A question cannot be answered below a moving line.
+    if asks or not sys.stderr.isatty():
+        yield _Told(None)
+        return
+    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
+
+    with Console(stderr=True).status("starting") as status:
+        yield _Told(status)
 
 
 def demo(
@@ -70,8 +98,8 @@ def demo(
     from kubenclave.local.places import places  # noqa: PLC0415
 
     target = _local(epc, keep=keep) if kubeconfig is None else _foreign(kubeconfig, node, yes=yes)
-    with tempfile.TemporaryDirectory(prefix="kubenclave-demo-") as folder:
-        result = tell(target, Path(folder), places(os.environ).cache, _Told())
+    with tempfile.TemporaryDirectory(prefix="kubenclave-demo-") as folder, _watching(asks=kubeconfig is not None) as told:
+        result = tell(target, Path(folder), places(os.environ).cache, told)
     if report is not None:
         _write(report, page(result))
         say(f"\nreport: {report}")

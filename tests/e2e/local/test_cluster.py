@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from kubenclave.image import ImageSpec, build_image, parse_reference
+from kubenclave.image import ImageSpec, build_image, build_node_agent_image, parse_reference
 from kubenclave.local import boxes
 
 BUSYBOX = "kubenclave.test/busybox:1"
@@ -66,6 +67,16 @@ def test_logs_of_a_pod_reach_the_user(busybox, run):
     name = run(pod("talker", "/app/busybox", "echo", "spoken in the pod"))
     busybox.wait(name, "jsonpath={.status.phase}=Succeeded")
     assert busybox.kubectl("logs", "talker").stdout == "spoken in the pod\n"
+
+
+def test_a_pod_calls_the_api_server_by_its_service_account(busybox, run, tmp_path):
+    archive = tmp_path / "python.tar"
+    image = build_node_agent_image(parse_reference("kubenclave.test/python:1"), archive, lambda _news: None)
+    interpreter = next(file.path for file in image.files if "/bin/python3" in file.path)
+    boxes.import_image(boxes.running(busybox.name)["plain-1"], archive)
+    name = run(pod("caller-of-the-api", interpreter, "-c", CALL_API, node="plain-1", image=image.reference))
+    busybox.wait(name, "jsonpath={.status.phase}=Succeeded")
+    assert json.loads(busybox.kubectl("logs", "caller-of-the-api").stdout)["gitVersion"] == "v1.37.2"
 
 
 def test_exec_runs_a_program_with_its_input(busybox, run):

@@ -1,0 +1,468 @@
+"""Each admission rule with pods that it must refuse, in words, and pods that it must leave alone; on the real API server."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+FILES = ("admission.yaml", "admission-mutating.yaml")
+OPENENCLAVE = "openenclave.io/sgx_epc_MiB"
+AZURE = "kubernetes.azure.com/sgx_epc_mem_in_MiB"
+ALIBABA = "alibabacloud.com/sgx_epc_MiB"
+INTEL = "sgx.intel.com/epc"
+DEVICE = "sgx.intel.com/enclave"
+LIMITS = "kubenclave-epc-offered"
+PRIVILEGED = {"securityContext": {"privileged": True}}
+# The API server sees a change of its policies within a second or two.
+SECONDS = 20
+# What Kubernetes adds to every pod.
+USUAL = {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}
+
+
+def container(name="main", *, limits=None, **fields):
+    return {"name": name, "image": "none.example/none", "resources": {"limits": limits or {}}, **fields}
+
+
+def pod(*containers, namespace="default", name="p", **spec):
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"containers": list(containers) or [container()], **spec},
+    }
+
+
+def asking(**limits):
+    return pod(container(limits=limits))
+
+
+def host(path):
+    return [{"name": "from-host", "hostPath": {"path": path}}]
+
+
+def tolerated(spec):
+    return [each for each in spec.get("tolerations", []) if each.get("key") not in USUAL]
+
+
+def exists(key):
+    return {"key": key, "operator": "Exists", "effect": "NoSchedule"}
+
+
+class Api:
+    """Asks the API server what it would make of a pod, without keeping it."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+
+    def asked(self, document):
+        return self.cluster.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(document))
+
+    def admits(self, document):
+        result = self.asked(document)
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)["spec"]
+
+    def refuses(self, document):
+        result = self.asked(document)
+        assert result.returncode != 0, "admitted"
+        return result.stderr
+
+    def until(self, condition, what):
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert time.monotonic() < deadline, f"not seen within {SECONDS} s: {what}"
+            time.sleep(0.2)
+
+    def refuses_soon(self, document):
+        self.until(lambda: self.asked(document).returncode != 0, "a refusal")
+        return self.refuses(document)
+
+    def admits_soon(self, document):
+        self.until(lambda: self.asked(document).returncode == 0, "an admission")
+        return self.admits(document)
+
+    def apply(self, *documents):
+        for document in documents:
+            self.cluster.apply(document)
+
+
+def policies():
+    return [document for name in FILES for document in yaml.safe_load_all((DEPLOY / name).read_text()) if document is not None]
+
+
+@pytest.fixture(scope="module")
+def installed(shell):
+    cluster = shell.up("admission")
+    api = Api(cluster)
+    api.apply(*policies())
+    in_force(api)
+    yield api
+    shell.down("admission")
+
+
+def in_force(api):
+    api.until(lambda: tolerated(api.admits(asking(**{OPENENCLAVE: "1"}))), "the toleration")
+    api.until(lambda: DEVICE in api.admits(asking(**{INTEL: "1Mi"}))["containers"][0]["resources"]["limits"], "the device")
+    api.refuses_soon(asking(**{OPENENCLAVE: "1Mi"}))
+    api.refuses_soon(pod(volumes=host("/dev/sgx_enclave")))
+
+
+@pytest.fixture
+def api(installed):
+    return installed
+
+
+@pytest.fixture
+def limits(api):
+    """The cluster offers 40 MiB as the 2020 guide names it, and nothing else."""
+    api.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": LIMITS, "namespace": "kube-system"},
+            "data": {"openenclave": "40", "seen": "2026-11-24T10:00:00Z"},
+        }
+    )
+    api.refuses_soon(asking(**{OPENENCLAVE: "41"}))
+    yield api
+    api.cluster.kubectl("delete", "configmap", LIMITS, "--namespace", "kube-system")
+    api.admits_soon(asking(**{OPENENCLAVE: "41"}))
+
+
+# --- what is added -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resource", [OPENENCLAVE, AZURE, ALIBABA, INTEL])
+def test_the_toleration_of_the_dialect_is_added(api, resource):
+    amount = "10Mi" if resource == INTEL else "10"
+
+    assert tolerated(api.admits(asking(**{resource: amount}))) == [exists(resource)]
+
+
+def test_an_init_container_that_asks_is_enough(api):
+    assert tolerated(api.admits(pod(initContainers=[container("init", limits={OPENENCLAVE: "10"})]))) == [exists(OPENENCLAVE)]
+
+
+def test_tolerations_of_the_pods_own_are_kept_and_come_first(api):
+    other = {"key": "spot", "operator": "Exists"}
+
+    assert tolerated(api.admits(pod(container(limits={OPENENCLAVE: "10"}), tolerations=[other]))) == [other, exists(OPENENCLAVE)]
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        exists(OPENENCLAVE),
+        {"key": OPENENCLAVE, "operator": "Exists"},
+        {"key": OPENENCLAVE, "operator": "Equal", "value": "true", "effect": "NoSchedule"},
+        {"operator": "Exists"},
+    ],
+)
+def test_a_pod_that_tolerates_already_is_left_as_it_is(api, own):
+    assert tolerated(api.admits(pod(container(limits={OPENENCLAVE: "10"}), tolerations=[own]))) == [own]
+
+
+def test_in_intels_dialect_each_asking_container_gets_the_device_once_and_no_other_does(api):
+    spec = api.admits(
+        pod(
+            container("a", limits={INTEL: "10Mi"}),
+            container("b", limits={INTEL: "10Mi", DEVICE: "1", "memory": "64Mi"}),
+            container("c"),
+            initContainers=[container("d", limits={INTEL: "1Mi", "cpu": "1"}), container("e")],
+        ),
+    )
+    resources = {each["name"]: each["resources"] for each in spec["containers"] + spec["initContainers"]}
+
+    assert resources["a"] == {"limits": {INTEL: "10Mi", DEVICE: "1"}, "requests": {INTEL: "10Mi", DEVICE: "1"}}
+    assert resources["b"] == {
+        "limits": {INTEL: "10Mi", DEVICE: "1", "memory": "64Mi"},
+        "requests": {INTEL: "10Mi", DEVICE: "1", "memory": "64Mi"},
+    }
+    assert resources["d"]["limits"] == {INTEL: "1Mi", DEVICE: "1", "cpu": "1"}
+    assert (resources["c"], resources["e"]) == ({}, {})
+
+
+def test_what_was_admitted_once_is_admitted_again_without_a_further_change(api):
+    once = api.admits(pod(container(limits={INTEL: "10Mi"}), initContainers=[container("init", limits={INTEL: "1Mi"})]))
+    again = api.admits({**pod(), "spec": once})
+
+    assert again == once
+
+
+def test_a_second_mutation_calls_the_rules_again_and_nothing_doubles(api):
+    """Another policy that adds a container which asks for EPC makes the API server ask ours a second time."""
+    late = yaml.safe_load("""
+      apiVersion: admissionregistration.k8s.io/v1
+      kind: MutatingAdmissionPolicy
+      metadata: {name: zz-late}
+      spec:
+        reinvocationPolicy: IfNeeded
+        failurePolicy: Fail
+        matchConstraints:
+          resourceRules: [{apiGroups: [""], apiVersions: [v1], operations: [CREATE], resources: [pods]}]
+        matchConditions:
+          - {name: marked, expression: '"late" in object.metadata.?labels.orValue({})'}
+          - {name: once, expression: '!object.spec.containers.exists(c, c.name == "late")'}
+        mutations:
+          - patchType: JSONPatch
+            jsonPatch:
+              expression: >-
+                [JSONPatch{op: "add", path: "/spec/containers/-", value: Object.spec.containers{name: "late", image: "none.example/none",
+                resources: Object.spec.containers.resources{
+                limits: {"sgx.intel.com/epc": "1Mi"}, requests: {"sgx.intel.com/epc": "1Mi"} } } }]
+    """)
+    binding = {
+        "apiVersion": late["apiVersion"],
+        "kind": "MutatingAdmissionPolicyBinding",
+        "metadata": {"name": "zz-late"},
+        "spec": {"policyName": "zz-late"},
+    }
+    api.apply(late, binding)
+    marked = asking(**{INTEL: "10Mi"})
+    marked["metadata"]["labels"] = {"late": "yes"}
+    try:
+        api.until(lambda: len(api.admits(marked)["containers"]) > 1, "the added container")
+        spec = api.admits(marked)
+    finally:
+        api.cluster.kubectl("delete", "mutatingadmissionpolicy,mutatingadmissionpolicybinding", "zz-late")
+
+    assert [each["resources"]["limits"] for each in spec["containers"]] == [{INTEL: "10Mi", DEVICE: "1"}, {INTEL: "1Mi", DEVICE: "1"}]
+    assert tolerated(spec) == [exists(INTEL)]
+
+
+# --- what is refused ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resource", [OPENENCLAVE, AZURE, ALIBABA])
+def test_bytes_where_mib_are_counted_are_refused(api, resource):
+    assert (
+        "container main asks for EPC in bytes where the resource counts MiB, 1 TiB or more: write the number of MiB alone, 10 and not"
+        in (api.refuses(asking(**{resource: "10Mi"})))
+    )
+
+
+def test_mib_where_bytes_are_counted_are_refused(api):
+    assert "container main asks for less than one page of EPC: sgx.intel.com/epc counts bytes, write 10Mi and not 10" in (
+        api.refuses(asking(**{INTEL: "10"}))
+    )
+
+
+def test_a_unit_is_looked_at_in_init_containers_too(api):
+    assert "container init asks" in api.refuses(pod(initContainers=[container("init", limits={OPENENCLAVE: "10Mi"})]))
+
+
+def test_the_device_without_epc_is_refused(api):
+    assert "asks for the device without EPC, which nobody would count: add sgx.intel.com/epc" in api.refuses(asking(**{DEVICE: "1"}))
+
+
+def test_epc_without_the_device_is_refused_where_nothing_adds_it(api):
+    """As on a cluster before 1.36, which has no mutating policies."""
+    binding = next(each for each in policies() if each["kind"] == "MutatingAdmissionPolicyBinding" and "device" in each["metadata"]["name"])
+    api.cluster.kubectl("delete", "mutatingadmissionpolicybinding", binding["metadata"]["name"])
+    try:
+        refusal = api.refuses_soon(asking(**{INTEL: "10Mi"}))
+        api.admits(asking(**{INTEL: "10Mi", DEVICE: "1"}))
+    finally:
+        api.apply(binding)
+        api.admits_soon(asking(**{INTEL: "10Mi"}))
+
+    assert "container main asks for EPC without the device: add sgx.intel.com/enclave: 1 to its limits" in refusal
+
+
+def test_more_than_the_largest_node_offers_is_refused_with_how_much_that_is(limits):
+    sentence = f"no node has that much EPC: ask for at most {OPENENCLAVE}: 40 in one pod (seen 2026-11-24T10:00:00Z"
+
+    assert sentence in limits.refuses(asking(**{OPENENCLAVE: "41"}))
+    assert sentence in limits.refuses(pod(container("a", limits={OPENENCLAVE: "30"}), container("b", limits={OPENENCLAVE: "11"})))
+    assert sentence in limits.refuses(pod(initContainers=[container("init", limits={OPENENCLAVE: "41"})]))
+    sidecar = container("sidecar", limits={OPENENCLAVE: "30"}, restartPolicy="Always")
+    assert sentence in limits.refuses(pod(container(limits={OPENENCLAVE: "11"}), initContainers=[sidecar]))
+
+
+def test_as_much_as_the_largest_node_offers_is_admitted(limits):
+    limits.admits(pod(container(limits={OPENENCLAVE: "40"}), initContainers=[container("init", limits={OPENENCLAVE: "40"})]))
+
+
+@pytest.mark.parametrize(("resource", "amount"), [(AZURE, "10"), (ALIBABA, "10"), (INTEL, "10Mi")])
+def test_a_dialect_that_no_node_speaks_is_refused_with_the_one_to_use(limits, resource, amount):
+    assert f"no node of this cluster offers {resource}: ask for {OPENENCLAVE}" in limits.refuses(asking(**{resource: amount}))
+
+
+def test_limits_that_are_no_numbers_or_of_an_empty_cluster_refuse_nobody(limits):
+    for data in ({"openenclave": "plenty"}, {"seen": "never"}):
+        patch = json.dumps([{"op": "replace", "path": "/data", "value": data}])
+        limits.cluster.kubectl("patch", "configmap", LIMITS, "--namespace", "kube-system", "--type=json", "--patch", patch)
+        limits.admits_soon(asking(**{OPENENCLAVE: "41"}))
+        limits.admits(asking(**{AZURE: "10"}))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/dev/sgx_enclave", "/dev/sgx_provision", "/dev/sgx", "/dev/sgx/enclave", "/dev/isgx", "//dev//sgx_enclave", "/dev/./sgx_enclave"],
+)
+def test_an_sgx_device_of_the_host_as_a_volume_is_refused_in_any_pod(api, path):
+    assert "volume from-host is the host's SGX device, which nobody would count: remove it and ask for EPC" in api.refuses(
+        pod(volumes=host(path))
+    )
+
+
+@pytest.mark.parametrize(
+    "meant",
+    [
+        {"containers": [container(limits={OPENENCLAVE: "1"}, **PRIVILEGED)]},
+        {"containers": [container(limits={OPENENCLAVE: "1"})], "initContainers": [container("main", **PRIVILEGED)]},
+        {"containers": [container(**PRIVILEGED)], "tolerations": [exists(OPENENCLAVE)]},
+        {"containers": [container(**PRIVILEGED)], "nodeSelector": {"tee": "sgx"}},
+        {
+            "containers": [container(**PRIVILEGED)],
+            "affinity": {
+                "nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {
+                        "nodeSelectorTerms": [{"matchExpressions": [{"key": "tee", "operator": "In", "values": ["sgx"]}]}]
+                    }
+                }
+            },
+        },
+    ],
+    ids=["asks", "init", "tolerates", "selects", "affinity"],
+)
+def test_a_privileged_container_on_its_way_to_an_sgx_node_is_refused(api, meant):
+    document = pod()
+    document["spec"] |= meant
+    if "initContainers" in meant:
+        document["spec"]["initContainers"][0]["name"] = "init"
+
+    assert "is privileged and so reaches the SGX device past the counting of EPC: remove privileged" in api.refuses(document)
+
+
+@pytest.mark.parametrize("path", ["/", "/dev", "/dev/", "//dev/.", "/."])
+def test_all_devices_of_the_host_as_a_volume_of_an_epc_pod_are_refused(api, path):
+    document = pod(container(limits={OPENENCLAVE: "1"}), volumes=host(path))
+
+    assert "volume from-host is all of the host's /dev and with it the SGX device: mount what is needed of it" in api.refuses(document)
+
+
+def test_a_privileged_ephemeral_container_in_an_epc_pod_is_refused_and_a_plain_one_is_not(api):
+    api.apply(pod(container(limits={OPENENCLAVE: "1"}), name="debugged"))
+    plain = ["debug", "debugged", "--image=none.example/none", "--profile=restricted", "--attach=false"]
+    try:
+        refused = api.cluster.kubectl("debug", "debugged", "--image=none.example/none", "--profile=sysadmin", "--attach=false")
+        admitted = api.cluster.kubectl(*plain)
+        kept = api.cluster.get("pod", "debugged")["spec"]["ephemeralContainers"]
+    finally:
+        api.cluster.kubectl("delete", "pod", "debugged", "--force", "--grace-period=0")
+
+    assert "is privileged and so reaches the SGX device past the counting of EPC" in refused.stderr
+    assert admitted.returncode == 0, admitted.stderr
+    assert len(kept) == 1
+
+
+def test_a_deployment_whose_pods_are_refused_shows_the_sentence_in_its_events(api):
+    template = {"metadata": {"labels": {"app": "d"}}, "spec": pod(container(limits={OPENENCLAVE: "10Mi"}))["spec"]}
+    api.apply(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "d", "namespace": "default"},
+            "spec": {"selector": {"matchLabels": {"app": "d"}}, "template": template},
+        }
+    )
+
+    def sentences():
+        return [event["message"] for event in api.cluster.get("events")["items"] if event["reason"] == "FailedCreate"]
+
+    try:
+        api.until(lambda: any("write the number of MiB alone" in sentence for sentence in sentences()), "the sentence in an event")
+    finally:
+        api.cluster.kubectl("delete", "deployment", "d")
+
+
+# --- what is left alone ------------------------------------------------------------------------------------------------------------
+
+
+EVERYWHERE = [{"operator": "Exists"}]
+# Pods that ask for no EPC, some of them as bold as a cluster's own daemons.
+BYSTANDERS = {
+    "plain": pod(),
+    "other resources": asking(cpu="1", memory="64Mi", **{"nvidia.com/gpu": "1"}),
+    "other volumes": pod(volumes=[*host("/dev/kvm"), {"name": "empty", "emptyDir": {}}]),
+    "a name like a device's": pod(volumes=host("/dev/sgxfoo")),
+    "privileged everywhere": pod(container(**PRIVILEGED), tolerations=EVERYWHERE, volumes=host("/dev")),
+    "the host's root": pod(volumes=host("/"), tolerations=EVERYWHERE, hostPID=True, hostNetwork=True),
+    "a privileged init container": pod(initContainers=[container("init", **PRIVILEGED)]),
+    "many containers": pod(*[container(f"c{number}", limits={"cpu": "1"}) for number in range(1000)]),
+}
+
+
+@pytest.mark.parametrize("document", BYSTANDERS.values(), ids=BYSTANDERS.keys())
+def test_a_pod_without_epc_passes_untouched(api, document):
+    spec = api.admits(document)
+
+    assert tolerated(spec) == document["spec"].get("tolerations", [])
+    assert [each["resources"].get("limits", {}) for each in spec["containers"]] == [
+        each["resources"]["limits"] for each in document["spec"]["containers"]
+    ]
+
+
+def test_in_kube_system_the_hosts_devices_may_be_looked_at(api):
+    api.admits(pod(namespace="kube-system", nodeSelector={"tee": "sgx"}, volumes=host("/dev")))
+
+
+def test_a_pod_that_exists_can_still_be_changed_and_deleted(api):
+    """Rules that came later must not hold up a pod that would be refused now."""
+    bindings = [each for each in policies() if each["kind"] == "ValidatingAdmissionPolicyBinding"]
+    for binding in bindings:
+        api.cluster.kubectl("delete", "validatingadmissionpolicybinding", binding["metadata"]["name"])
+    wrong = pod(container(limits={OPENENCLAVE: "1Mi"}), name="old")
+    api.admits_soon(wrong)
+    api.apply(wrong)
+    api.apply(*bindings)
+    in_force(api)
+
+    assert api.cluster.kubectl("label", "pod", "old", "a=b").returncode == 0
+    assert api.cluster.kubectl("delete", "pod", "old", "--grace-period=0", "--force").returncode == 0
+
+
+# --- broken rules ------------------------------------------------------------------------------------------------------------------
+
+
+def broken():
+    """Our policies with every expression behind the match conditions replaced by one that fails."""
+    failing = '[object.metadata.name][1] == ""'
+    for document in copy.deepcopy(policies()):
+        for validation in document["spec"].get("validations", []):
+            validation["expression"] = failing
+            validation.pop("messageExpression", None)
+        for mutation in document["spec"].get("mutations", []):
+            kind = "jsonPatch" if "jsonPatch" in mutation else "applyConfiguration"
+            empty = "[]" if kind == "jsonPatch" else "Object{}"
+            other = '[JSONPatch{op: "remove", path: "/nothing"}]' if kind == "jsonPatch" else 'Object{metadata: Object.metadata{name: "x"}}'
+            mutation[kind]["expression"] = f"{failing} ? {empty} : {other}"
+        yield document
+
+
+@pytest.fixture
+def broken_rules(api):
+    # Each alone: the first to fail would hide the others.
+    documents = list(broken())
+    api.apply(*documents)
+    api.until(lambda: "index out of bounds" in api.asked(asking(**{OPENENCLAVE: "1"})).stderr, "the broken rules")
+    yield api
+    api.apply(*policies())
+    api.admits_soon(asking(**{OPENENCLAVE: "1"}))
+    in_force(api)
+
+
+def test_broken_rules_stop_pods_that_ask_for_epc_and_nobody_else(broken_rules):
+    refusal = broken_rules.refuses(asking(**{OPENENCLAVE: "1"}))
+    for what, document in BYSTANDERS.items():
+        assert broken_rules.asked(document).returncode == 0, what
+
+    assert "kubenclave-" in refusal
+    assert "index out of bounds" in broken_rules.refuses(pod(volumes=host("/dev/sgx_enclave")))
