@@ -47,7 +47,7 @@ format: $(INSTALLED) ## Format the code
 	@$(BIN)/ruff format .
 
 lock: $(INSTALLED) ## Pin the dependencies anew, with hashes and without addresses
-	@for role in cli node; do $(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 \
+	@for role in cli node azure; do $(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-emit-index-url --extra $$role pyproject.toml -o requirements/$$role.txt; done
 	@$(BIN)/uv pip compile -q --generate-hashes --universal --python-version 3.11 \
 	  --no-header --no-emit-index-url --all-extras pyproject.toml -o requirements/dev.txt
