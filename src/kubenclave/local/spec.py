@@ -116,7 +116,7 @@ def plan_cluster(name: str, *, sgx_nodes: int, plain_nodes: int, epc_bytes: tupl
     count = sgx_nodes + plain_nodes
     if not 1 <= count <= MAX_NODES:
         raise UsageError(
-            f"A local cluster has 1 to {MAX_NODES} nodes; {count} were asked for.", "Set --nodes and --plain-nodes within that."
+            f"A local cluster has 1 to {MAX_NODES} nodes; {count} were asked for.", "Write --nodes 3 or --nodes sgx=2,plain=1."
         )
     block = _free_block(list(taken))
     names = [f"sgx-{i + 1}" for i in range(sgx_nodes)] + [f"plain-{i + 1}" for i in range(plain_nodes)]

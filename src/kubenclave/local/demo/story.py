@@ -60,10 +60,11 @@ def tell(target: Target, folder: Path, cache: Path, watcher: Watcher) -> DemoRes
     Raises:
         KubenclaveError: A step does not show what it should; the message names the step.
     """
+    story = _Story(target, folder, cache, watcher)
     try:
-        return _Story(target, folder, cache, watcher).run()
+        return story.run()
     except BaseException:
-        target.abandon(watcher.news)
+        target.abandon(watcher.news, pods_left=story.has_namespace)
         raise
 
 
@@ -76,6 +77,7 @@ class _Story:
         self._steps: list[Step] = []
         self._seen: list[Observation] = []
         self._sizes: list[Size] = []
+        self.has_namespace = False
 
     def run(self) -> DemoResult:
         began = time.monotonic()
@@ -302,6 +304,7 @@ class _Story:
         self._target.agree(f"make the namespace {objects.NAMESPACE}, and remove one that an earlier demo left")
         self._api.delete(objects.namespace(), timeout_seconds=_SECONDS)
         self._api.apply([objects.namespace()])
+        self.has_namespace = True
         account: Document = {
             "apiVersion": "v1",
             "kind": "ServiceAccount",

@@ -50,8 +50,8 @@ class Target(Protocol):
     def close(self, api: kube.Cluster, report: Callable[[str], None]) -> str:
         """Take it down, or leave it without the demo's pods; say which."""
 
-    def abandon(self, report: Callable[[str], None]) -> None:
-        """Clean up after a story that broke off."""
+    def abandon(self, report: Callable[[str], None], *, pods_left: bool) -> None:
+        """Clean up after a story that broke off; ``pods_left`` tells whether its namespace was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class LocalTarget:
         cluster.down(self.wanted.name, self.places, report)
         return "The cluster is removed; nothing of it is left."
 
-    def abandon(self, report: Callable[[str], None]) -> None:
+    def abandon(self, report: Callable[[str], None], *, pods_left: bool) -> None:  # noqa: ARG002 - the pods go with the cluster
         """Take the cluster down, unless it is to be kept for a look."""
         if not self.keep:
             cluster.down(self.wanted.name, self.places, report)
@@ -138,6 +138,7 @@ class ForeignTarget:
         api.delete(objects.namespace(), timeout_seconds=_REMOVE_SECONDS)
         return f"The namespace {objects.NAMESPACE} is removed from the cluster; label, taint and node agent stay."
 
-    def abandon(self, report: Callable[[str], None]) -> None:
-        """Leave what is there: removing it might need the same answer that broke the story off."""
-        report(f"{self.name} may still have the namespace {objects.NAMESPACE}.")
+    def abandon(self, report: Callable[[str], None], *, pods_left: bool) -> None:
+        """Leave what is there for a look; the next demo removes it."""
+        if pods_left:
+            report(f"The namespace {objects.NAMESPACE} is still there: kubectl delete namespace {objects.NAMESPACE}")
