@@ -1,6 +1,6 @@
 # The verbs of this project. `make demo` and `make test` set up all they need, and say what they install before they do.
 .DEFAULT_GOAL := help
-.PHONY: help demo kubernetes test test-fast lint types imports unit integration e2e bench format lock setup setup-test clean
+.PHONY: help demo kubernetes tools fuzz test test-fast lint types imports unit integration e2e bench format lock setup setup-test clean
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -13,7 +13,7 @@ help: ## Show the verbs
 demo: setup ## The whole guide on this machine: real Kubernetes, simulated SGX
 	@$(BIN)/kubenclave demo $(DEMO)
 
-test: setup-test lint unit integration e2e ## All tests
+test: setup-test tools lint unit integration e2e ## All tests
 
 test-fast: $(INSTALLED) lint unit ## What needs neither root nor a build
 
@@ -30,13 +30,17 @@ imports: $(INSTALLED)
 unit: $(INSTALLED)
 	@$(BIN)/pytest tests/unit
 
-integration: setup-test kubernetes
+integration: setup-test tools kubernetes
 	@$(BIN)/pytest tests/integration
+
+fuzz: $(INSTALLED) ## The parsers' fuzz tests, for longer
+	@$(BIN)/pytest tests/unit/sgx/test_fuzz.py --hypothesis-profile fuzz
 
 e2e: setup-test kubernetes ## The real local cluster; needs root
 	@$(BIN)/pytest tests/e2e
 
 bench: setup-test kubernetes ## Figures, each beside its baseline in the same run
+	@$(call debian_packages,requirements/debian-bench.txt)
 	@$(BIN)/pytest tests/bench -s
 
 kubernetes: $(INSTALLED) ## The Kubernetes programs, built once into the cache
@@ -70,6 +74,32 @@ $(INSTALLED): requirements/dev.txt pyproject.toml
 
 clean: ## Remove what was built here (the local clusters stay: kubenclave local down)
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+# Programs of others that the tests check against. Where one cannot be built, its tests skip and say so.
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubenclave/tools
+HELM := $(TOOLS)/helm-4.3.1/helm
+COSIGN := $(TOOLS)/cosign
+SGXS_TOOLS := $(TOOLS)/sgxs-tools-0.10.0/bin/sgxs-info
+GO = $$($(CURDIR)/$(BIN)/python -c 'import os; from kubenclave.local.places import places; from kubenclave.local.toolchain import find_go; print(find_go(places(os.environ).cache, lambda _: None))')
+
+tools: $(HELM) $(COSIGN) $(SGXS_TOOLS)
+
+$(HELM): tests/tools/helm/go.mod | $(INSTALLED)
+	@echo "Building helm 4.3.1 from Go modules into $(dir $@), for the chart's tests (about 1 minute)."
+	@mkdir -p $(dir $@)
+	-@cd tests/tools/helm && CGO_ENABLED=0 GOTOOLCHAIN=local $(GO) build -trimpath -o $@.partial helm.sh/helm/v4/cmd/helm && mv $@.partial $@
+
+$(COSIGN): tests/tools/cosign/go.mod | $(INSTALLED)
+	@echo "Building cosign 3.1.3 from Go modules into $(dir $@), for the signature's tests (about 2 minutes)."
+	@mkdir -p $(dir $@)
+	-@cd tests/tools/cosign && CGO_ENABLED=0 GOTOOLCHAIN=local $(GO) build -trimpath -o $@.partial github.com/sigstore/cosign/v3/cmd/cosign && mv $@.partial $@
+
+# The crates registry is asked only where a cargo is at hand.
+$(SGXS_TOOLS):
+	-@if command -v cargo >/dev/null; then \
+	  echo "Building sgxs-tools 0.10.0 with cargo into $(TOOLS), for the enclave files' tests (about 3 minutes)."; \
+	  CARGO_TARGET_DIR=$(TOOLS)/sgxs-tools-0.10.0-target cargo install sgxs-tools --version 0.10.0 --locked --quiet --root $(TOOLS)/sgxs-tools-0.10.0; \
+	else echo "No cargo on this machine: the tests that compare with sgxs-tools are skipped."; fi
 
 # $(1): a file with one package name a line. Installs what dpkg does not know; says so first.
 define debian_packages
