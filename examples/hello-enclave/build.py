@@ -96,6 +96,8 @@ def build(output: Path, *, key_file: Path | None = None, date: dt.date = DEFAULT
         NotFound: The key file is not there.
         Refused: The key is not one that SGX accepts.
     """
+    # gcc runs in another directory.
+    output = output.resolve()
     try:
         output.mkdir(parents=True, exist_ok=True)
         # Beside the results, so that renaming them into place cannot cross a file system.

@@ -4,6 +4,7 @@ import datetime as dt
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -30,6 +31,12 @@ def test_the_script_builds_a_verified_enclave_and_says_what_it_weighs(example, t
     assert f"MRENCLAVE {measured}" in done.stdout
     assert "so ask for 5 MiB" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*RESULTS, "signing-key.pem"])
+
+
+def test_the_output_directory_may_be_relative(example, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example.build(Path("out/here"))
+    assert sorted(path.name for path in (tmp_path / "out/here").iterdir()) == ["hello", "hello.sgxs", "hello.sig", "signing-key.pem"]
 
 
 def test_two_builds_in_two_places_with_one_key_are_equal_to_the_byte(example, built, tmp_path):
