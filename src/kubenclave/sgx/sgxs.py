@@ -15,6 +15,8 @@ from kubenclave.errors import Refused
 from kubenclave.sgx.measurement import (
     EADD_RECORD,
     EEXTEND_HEADER,
+    MEASURED_PAGE_BYTES,
+    PIECE_PAGES,
     TAG_EADD,
     TAG_ECREATE,
     TAG_EEXTEND,
@@ -49,9 +51,7 @@ _ECREATE = struct.Struct("<8sIQ44s")
 _EADD = struct.Struct("<8sQQ40s")
 _ZERO_CHUNK = bytes(CHUNK_BYTES)
 _ZERO_PAGE = bytes(PAGE_BYTES)
-_FULL_PAGE_BYTES = CHUNKS_PER_PAGE * (RECORD_BYTES + CHUNK_BYTES)
-_PAGE_HEADERS = struct.Struct(f"{RECORD_BYTES}s{CHUNK_BYTES}x" * CHUNKS_PER_PAGE)
-_PAGE_CHUNKS = struct.Struct(f"{RECORD_BYTES}x{CHUNK_BYTES}s" * CHUNKS_PER_PAGE)
+_PAGE_CHUNKS = struct.Struct(f"{RECORD_BYTES}x" + f"{RECORD_BYTES}x{CHUNK_BYTES}s" * CHUNKS_PER_PAGE)
 _MIN_ELRANGE_BYTES = 2 * PAGE_BYTES
 
 
@@ -60,7 +60,7 @@ def is_sgxs(data: bytes) -> bool:
     return data[:8] in {TAG_ECREATE, TAG_UNSIZED}
 
 
-def write_sgxs(layout: EnclaveLayout) -> Iterator[bytes]:
+def write_sgxs(layout: EnclaveLayout) -> Iterator[bytes | bytearray]:
     """Give the SGXS stream of an enclave in pieces; unmeasured chunks that are zero need no record."""
     stream = measured_stream(layout)
     yield next(stream)
@@ -73,12 +73,11 @@ def write_sgxs(layout: EnclaveLayout) -> Iterator[bytes]:
 
 def _partly_measured(run: PageRun) -> Iterator[bytes]:
     for page in range(run.page_count):
-        start = page * PAGE_BYTES
-        offset = run.offset + start
+        offset = run.offset + page * PAGE_BYTES
         parts = [EADD_RECORD.pack(TAG_EADD, offset, run.secinfo)]
         for chunk in range(CHUNKS_PER_PAGE):
-            at = start + chunk * CHUNK_BYTES
-            content = run.content[at : at + CHUNK_BYTES]
+            at = chunk * CHUNK_BYTES
+            content = bytes(run.page(page)[at : at + CHUNK_BYTES])
             measured = run.measured_chunks >> chunk & 1
             if measured or content != _ZERO_CHUNK:
                 tag = TAG_EEXTEND if measured else TAG_UNMEASURED
@@ -92,7 +91,7 @@ def read_sgxs(data: bytes) -> EnclaveLayout:
     Raises:
         Refused: The stream is truncated, damaged or not canonical; the message names the record and its offset in the stream.
     """
-    return _Reader(memoryview(data)).read()
+    return _Reader(data).read()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,7 @@ class _Page:
 class _Reader:
     """Walk over a stream once, front to back."""
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
         self._elrange_bytes = 0
@@ -118,14 +117,16 @@ class _Reader:
         ssa_frame_pages = self._read_ecreate()
         runs = _RunCollector()
         while self._at < len(self._data):
-            runs.add(self._read_page())
+            pages = self._read_full_pages()
+            for page in pages or (self._read_page(),):
+                runs.add(page)
         return EnclaveLayout(elrange_bytes=self._elrange_bytes, ssa_frame_pages=ssa_frame_pages, runs=runs.finish())
 
     def _refuse(self, what: str, at: int | None = None) -> NoReturn:
         where = self._at if at is None else at
         raise Refused(f"SGXS stream at offset {where}: {what}", "Build the enclave again, or get an undamaged copy of it.")
 
-    def _record(self, length: int = RECORD_BYTES) -> memoryview:
+    def _record(self, length: int = RECORD_BYTES) -> bytes:
         record = self._data[self._at : self._at + length]
         if len(record) < length:
             self._refuse(f"the stream ends {length - len(record)} bytes before the record does")
@@ -158,9 +159,6 @@ class _Reader:
         self._check_secinfo(secinfo)
         self._at += RECORD_BYTES
         self._next_page = offset + PAGE_BYTES
-        content = self._read_full_page(offset)
-        if content is not None:
-            return _Page(offset, secinfo, ALL_CHUNKS, content)
         measured, content = self._read_chunks(offset)
         return _Page(offset, secinfo, measured, content)
 
@@ -173,17 +171,29 @@ class _Reader:
         if permissions & SECINFO_W and not permissions & SECINFO_R:
             self._refuse(f"EADD has SECINFO flags {secinfo:#x}; a writable page must be readable")
 
-    def _read_full_page(self, offset: int) -> bytes | None:
-        """Take 16 EEXTEND records at once where they stand in order, which is nearly always; None where they do not."""
-        end = self._at + _FULL_PAGE_BYTES
-        if end > len(self._data):
-            return None
-        expected = tuple(EEXTEND_HEADER.pack(TAG_EEXTEND, offset + chunk) for chunk in range(0, PAGE_BYTES, CHUNK_BYTES))
-        if _PAGE_HEADERS.unpack_from(self._data, self._at) != expected:
-            return None
-        content = b"".join(_PAGE_CHUNKS.unpack_from(self._data, self._at))
-        self._at = end
-        return content
+    def _read_full_pages(self) -> list[_Page]:
+        """Take pages that continue each other and are measured as a whole at once, which most are; none where they do not stand so."""
+        last = min(self._at + PIECE_PAGES * MEASURED_PAGE_BYTES, len(self._data) + 1) - MEASURED_PAGE_BYTES
+        starts = range(self._at, last + 1, MEASURED_PAGE_BYTES)
+        if not starts:
+            return []
+        tag, offset, secinfo, reserved = _EADD.unpack_from(self._data, self._at)
+        if tag != TAG_EADD or offset % PAGE_BYTES or offset < self._next_page:
+            return []
+        count = 0
+        while count < len(starts) and _EADD.unpack_from(self._data, starts[count]) == (tag, offset + count * PAGE_BYTES, secinfo, reserved):
+            count += 1
+        if offset + count * PAGE_BYTES > self._elrange_bytes:
+            return []
+        self._check_secinfo(secinfo)
+        contents = [b"".join(_PAGE_CHUNKS.unpack_from(self._data, start)) for start in starts[:count]]
+        run = PageRun(offset=offset, page_count=count, secinfo=secinfo, content=b"".join(contents))
+        # Made again from what was read, the records are the same: so nothing else stood between the contents.
+        if not self._data.startswith(b"".join(measured_run(run)), self._at):
+            return []
+        self._at += count * MEASURED_PAGE_BYTES
+        self._next_page = run.end
+        return [_Page(offset + index * PAGE_BYTES, secinfo, ALL_CHUNKS, content) for index, content in enumerate(contents)]
 
     def _read_chunks(self, page: int) -> tuple[int, bytes]:
         """Read the chunk records of one page, one by one."""
@@ -217,7 +227,7 @@ class _RunCollector:
         self._runs: list[PageRun] = []
         self._first: _Page | None = None
         self._count = 0
-        self._contents: list[bytes] = []
+        self._content = bytearray()
         self._zero = True
 
     def add(self, page: _Page) -> None:
@@ -232,7 +242,7 @@ class _RunCollector:
             self._first, self._zero = page, zero
         self._count += 1
         if not zero:
-            self._contents.append(page.content)
+            self._content += page.content
 
     def finish(self) -> tuple[PageRun, ...]:
         self._close()
@@ -246,7 +256,7 @@ class _RunCollector:
                     page_count=self._count,
                     secinfo=self._first.secinfo,
                     measured_chunks=self._first.measured_chunks,
-                    content=b"".join(self._contents),
+                    content=memoryview(self._content).toreadonly() if self._content else b"",
                 )
             )
-        self._first, self._count, self._contents = None, 0, []
+        self._first, self._count, self._content = None, 0, bytearray()

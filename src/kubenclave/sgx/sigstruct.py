@@ -179,8 +179,12 @@ class Sigstruct:
         )
 
 
-def parse_sigstruct(data: bytes) -> Sigstruct:
+def parse_sigstruct(data: bytes, *, at: int = 0) -> Sigstruct:
     """Parse the 1808 bytes of a SIGSTRUCT, checking what EINIT checks of its form.
+
+    Args:
+        data: The bytes.
+        at: Where they stand in their file, for messages.
 
     Raises:
         Refused: The length, a constant field or a reserved field is not as EINIT demands; the message names field and offset.
@@ -190,7 +194,7 @@ def parse_sigstruct(data: bytes) -> Sigstruct:
     values = dict(zip(FIELD_OFFSETS, _STRUCT.unpack(data), strict=True))
     for name in [name for name in values if name.startswith("reserved")]:
         if any(values.pop(name)):
-            raise _refused(f"SIGSTRUCT field {name} at offset {FIELD_OFFSETS[name]} is not zero")
+            raise _refused(f"SIGSTRUCT field {name} at offset {at + FIELD_OFFSETS[name]} is not zero")
     accepted: dict[str, tuple[object, ...]] = {
         "header": (HEADER,),
         "type": (TYPE_RELEASE, TYPE_DEBUG),
@@ -202,7 +206,7 @@ def parse_sigstruct(data: bytes) -> Sigstruct:
         value = values[name]
         if value not in constants:
             shown = value.hex() if isinstance(value, bytes) else f"{value:#x}"
-            raise _refused(f"SIGSTRUCT field {name} at offset {FIELD_OFFSETS[name]} is {shown}, which EINIT does not accept")
+            raise _refused(f"SIGSTRUCT field {name} at offset {at + FIELD_OFFSETS[name]} is {shown}, which EINIT does not accept")
     del values["header"], values["header2"]
     return Sigstruct(**values)
 

@@ -8,7 +8,7 @@ import pytest
 
 import kubenclave.sgx
 from kubenclave.errors import Refused
-from kubenclave.sgx import draft_sigstruct, lay_out, measure, read_enclave, sign, write_sgxs
+from kubenclave.sgx import EnclaveFormat, draft_sigstruct, lay_out, measure, read_enclave, sign, write_sgxs
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +53,35 @@ def test_a_changed_signature_is_refused(built):
         read_enclave(built[0], bytes(signature)).verified_identity()
 
 
-@pytest.mark.parametrize("data", [b"", b"\x7fELF" + bytes(100), b"PK\x03\x04", bytes(64)])
-def test_a_file_of_another_format_is_refused(data):
-    with pytest.raises(Refused, match="not an SGXS stream"):
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", bytes(64)], ids=["empty", "zip", "zeros"])
+def test_a_file_of_another_format_is_refused_with_what_it_begins_with(data):
+    begins = data[:8].hex() or "nothing"
+    with pytest.raises(Refused, match=rf"neither an ELF file nor an SGXS stream nor a SIGSTRUCT: at offset 0 it has {begins}"):
         read_enclave(data)
+
+
+def test_formats_are_told_by_their_content(built, open_enclave, sdk):
+    files = {
+        EnclaveFormat.OPEN_ENCLAVE: open_enclave(),
+        EnclaveFormat.INTEL_SDK: sdk.file(sdk.block([])),
+        EnclaveFormat.SGXS: built[0],
+        EnclaveFormat.SIGSTRUCT: built[1],
+    }
+
+    assert {form: read_enclave(data).format for form, data in files.items()} == {form: form for form in files}
+
+
+def test_a_bare_sigstruct_has_an_identity_and_no_pages(built):
+    enclave = read_enclave(built[1])
+
+    assert enclave.sigstruct.isv_svn == 2
+    with pytest.raises(Refused, match="pages of this enclave are not known: a SIGSTRUCT holds"):
+        _ = enclave.epc_need
+
+
+def test_a_signature_beside_an_elf_file_is_refused(open_enclave, built):
+    with pytest.raises(Refused, match="not an SGXS stream"):
+        read_enclave(open_enclave(), built[1])
 
 
 def test_every_public_name_is_there():

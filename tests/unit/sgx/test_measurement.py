@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenclave.sgx.measurement import measure, measured_stream
+from kubenclave.sgx.measurement import PIECE_PAGES, measure, measured_stream
 from kubenclave.sgx.pages import ALL_CHUNKS, NO_CHUNKS, PAGE_BYTES, EnclaveLayout, PageRun
 
 RW, RX = 0x203, 0x205
@@ -90,4 +90,4 @@ def test_a_large_enclave_is_measured_in_small_pieces():
     run = PageRun(offset=0, page_count=1 << 14, secinfo=RW)
     layout = EnclaveLayout(elrange_bytes=1 << 27, ssa_frame_pages=1, runs=(run,))
 
-    assert max(len(piece) for piece in measured_stream(layout)) <= 16 * 5184
+    assert max(len(piece) for piece in measured_stream(layout)) <= PIECE_PAGES * 5184
