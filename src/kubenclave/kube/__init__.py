@@ -6,7 +6,7 @@ It reads kubeconfig files and never writes one. Only this package imports lightk
 from __future__ import annotations
 
 from kubenclave.kube.cluster import Cluster, connect
-from kubenclave.kube.documents import Document, documents_of
+from kubenclave.kube.documents import Document, documents_of, name_of
 from kubenclave.kube.quantity import LARGEST_QUANTITY, parse_quantity
 from kubenclave.kube.values import Container, Event, Job, Node, Pod, Taint
 
@@ -22,5 +22,6 @@ __all__ = [
     "Taint",
     "connect",
     "documents_of",
+    "name_of",
     "parse_quantity",
 ]

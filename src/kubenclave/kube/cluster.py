@@ -207,14 +207,14 @@ class Cluster:
                 return (*changes, *([] if tainted else [f"taint {taint.key}={taint.value}:{taint.effect}"]))
         raise KubenclaveError(f"node {name} is being changed by others all the time", "run the same command again")
 
-    def withdraw(self, node: str, resource: str) -> None:
-        """Take an extended resource out of a node's status; nothing happens where it is not there.
+    def withdraw(self, node: str, resource: str, annotation: str) -> None:
+        """Take an extended resource out of a node's status, and the annotation that marks it; what is not there is passed over.
 
         Raises:
             NotFound: There is no such node.
             Refused: The user may not change the status of nodes.
         """
-        gone = {"status": {"capacity": {resource: None}, "allocatable": {resource: None}}}
+        gone = {"metadata": {"annotations": {annotation: None}}, "status": {"capacity": {resource: None}, "allocatable": {resource: None}}}
         with self._doing(f"take {resource} from node {node}"):
             self._client.patch(core_v1.NodeStatus, node, gone, patch_type=PatchType.MERGE)
 

@@ -44,6 +44,12 @@ def reference(document: Document) -> tuple[str, str, str, str | None]:
     return version, kind, name, namespace if isinstance(namespace, str) else None
 
 
+def name_of(document: Document) -> str:
+    """Return an object's kind and name as one says them: ``DaemonSet kubenclave-node``."""
+    _, kind, name, _ = reference(document)
+    return f"{kind} {name}"
+
+
 def _flat(value: object, source: str) -> tuple[Document, ...]:
     if not isinstance(value, Mapping):
         raise Refused(f"{source} holds a {type(value).__name__} where a Kubernetes object should be", "mend the file")

@@ -45,6 +45,7 @@ class Node:
     taints: tuple[Taint, ...]
     capacity: Mapping[str, int]
     allocatable: Mapping[str, int]
+    annotations: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +129,7 @@ def node_of(node: core_v1.Node) -> Node:
         taints=tuple(Taint(key=taint.key, value=taint.value or "", effect=taint.effect) for taint in (spec.taints if spec else None) or []),
         capacity=_amounts(status.capacity if status else None),
         allocatable=_amounts(status.allocatable if status else None),
+        annotations=(metadata.annotations if metadata else None) or {},
     )
 
 

@@ -1,27 +1,26 @@
-"""Wire the agent: watch the host, offer its EPC, stay registered, and leave in order. The one place that knows all the parts."""
+"""Wire the agent: watch the host, offer its EPC in the chosen way, and leave in order. The one place that knows all the parts."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from kubenclave.errors import KubenclaveError
-from kubenclave.node.inventory import take_inventory
-from kubenclave.node.kubelet import check_folder
-from kubenclave.node.offer import make_offer, no_offer
-from kubenclave.node.plugin import EpcPlugin
+from kubenclave.errors import KubenclaveError, UsageError
+from kubenclave.node.cpuid import read_processor
+from kubenclave.node.device_plugin import DevicePluginWay
+from kubenclave.node.dialect import Mode
+from kubenclave.node.handout import Extras
+from kubenclave.node.inventory import keep_back, take_inventory
 from kubenclave.node.problems import Problems
-from kubenclave.node.session import KubeletSession
 from kubenclave.node.sysfs import is_simulated, read_host
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from kubenclave.node.dialect import Dialect
+    from kubenclave.node.choice import Choice
     from kubenclave.node.inventory import Inventory
 
 SCAN_SECONDS = 5.0
@@ -34,58 +33,130 @@ class Settings:
     """What one agent is told.
 
     Attributes:
-        dialect: The resource under which EPC is offered.
+        choice: The way in which EPC is offered.
         host_root: Where the host's filesystem is seen.
         kubelet_dir: The kubelet's device plugin folder.
+        registry_dir: The kubelet's folder of plugins' registration sockets.
+        driver_dir: The folder of the DRA driver: its socket and its checkpoint.
+        cdi_dir: Where the container runtime finds CDI files that need not outlive a reboot.
+        reserve_bytes: EPC that is not offered.
+        extras: What is handed out only where it was asked for.
+        node_name: The Node's name; needed to talk to the API server.
+        pod_uid: The agent's pod's UID, by which agents of one node tell their sockets apart; empty outside of a pod.
         scan_seconds: How often the host is looked at again.
     """
 
-    dialect: Dialect
+    choice: Choice
     host_root: Path
     kubelet_dir: Path
+    registry_dir: Path = Path("/var/lib/kubelet/plugins_registry")
+    driver_dir: Path = Path("/var/lib/kubelet/plugins/epc.kubenclave.dev")
+    cdi_dir: Path = Path("/var/run/cdi")
+    reserve_bytes: int = 0
+    extras: Extras = field(default_factory=Extras)
+    node_name: str = ""
+    pod_uid: str = ""
     scan_seconds: float = SCAN_SECONDS
 
+
+class Way(Protocol):
+    """One way of offering EPC: by device plugin, extended resource or claims."""
+
     @property
-    def socket_path(self) -> Path:
-        """Where the agent listens."""
-        return self.kubelet_dir / f"kubenclave-{self.dialect.name}.sock"
+    def ready(self) -> bool:
+        """Whether what there is to offer has been offered where pods are scheduled by it."""
+
+    def check(self) -> None:
+        """Make sure that nobody else offers this node's EPC.
+
+        Raises:
+            Refused: Somebody does.
+        """
+
+    def offer(self, inventory: Inventory) -> None:
+        """Offer this EPC from now on.
+
+        Raises:
+            KubenclaveError: It cannot be offered in this way.
+        """
+
+    def take_back(self, problem: KubenclaveError) -> None:
+        """Offer nothing as long as there is this problem; running pods keep what they have."""
+
+    async def run(self) -> None:
+        """Keep the offer where it belongs, until cancelled.
+
+        Raises:
+            KubenclaveError: Something that does not get better by itself.
+        """
 
 
 async def run(settings: Settings) -> None:
-    """Offer this node's EPC until SIGTERM or SIGINT, then take the socket away and return.
+    """Offer this node's EPC until SIGTERM or SIGINT, then leave in order and return.
 
     Raises:
         NotFound: There is no kubelet folder.
-        UsageError: The socket's path would be too long.
+        UsageError: The node's name is needed and not said, or a socket's path would be too long.
+        KubenclaveError: Something that does not get better by itself, such as a corrupt checkpoint.
     """
-    check_folder(settings.kubelet_dir, settings.socket_path)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    plugin = EpcPlugin(no_offer(settings.dialect, simulated=is_simulated(settings.host_root)))
+    simulated = is_simulated(settings.host_root)
+    way = _way(settings, simulated=simulated)
+    choice = settings.choice
     log.info(
         "agent.started",
-        resource=settings.dialect.resource,
+        mode=choice.mode.value,
+        dialect=choice.dialect_name,
+        reason=choice.reason.value,
+        resource=choice.dialect.resource if choice.dialect else "",
         host_root=str(settings.host_root),
         kubelet_dir=str(settings.kubelet_dir),
-        simulated=plugin.offer.simulated,
+        simulated=simulated,
     )
-    async with asyncio.TaskGroup() as group:
-        watch = group.create_task(HostWatch(plugin, settings).run(), name="watch-host")
-        session = group.create_task(KubeletSession(plugin, settings.socket_path).run(), name="stay-registered")
-        await stopping.wait()
-        log.info("agent.stopping", simulated=plugin.offer.simulated)
-        watch.cancel()
-        session.cancel()
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(HostWatch(way, settings).run(), name="watch-host"),
+                group.create_task(way.run(), name="offer"),
+            ]
+            await stopping.wait()
+            log.info("agent.stopping", simulated=simulated)
+            for task in tasks:
+                task.cancel()
+    except* KubenclaveError as failures:
+        # The first is the cause; the others ended because of it.
+        raise failures.exceptions[0] from failures
+
+
+def _way(settings: Settings, *, simulated: bool) -> Way:
+    mode = settings.choice.mode
+    if mode is Mode.DEVICE_PLUGIN:
+        return DevicePluginWay(settings, simulated=simulated)
+    if not settings.node_name:
+        raise UsageError(
+            f"mode {mode.value} writes to its own Node, and the environment variable NODE_NAME does not say which that is",
+            hint="set NODE_NAME from spec.nodeName in the pod, or give --node-name",
+        )
+    # The Kubernetes client takes 22 MiB: loaded only where it is used.
+    if mode is Mode.EXTENDED_RESOURCE:
+        from kubenclave.node.extended_resource import ExtendedResourceWay  # noqa: PLC0415 - see above
+
+        return ExtendedResourceWay(settings, simulated=simulated)
+    from kubenclave.node.dra import ClaimsWay  # noqa: PLC0415 - see above
+
+    return ClaimsWay(settings)
 
 
 class HostWatch:
-    """Looks at the host again and again, and publishes what can be offered whenever that has changed."""
+    """Looks at the host again and again, and offers what there is whenever that has changed."""
 
-    def __init__(self, plugin: EpcPlugin, settings: Settings) -> None:
-        self._plugin = plugin
+    def __init__(self, way: Way, settings: Settings) -> None:
+        self._way = way
         self._settings = settings
+        self._processor = read_processor()
         self._offered: Inventory | None = None
         self._problems = Problems("epc.not_offered")
 
@@ -96,31 +167,16 @@ class HostWatch:
             await asyncio.sleep(self._settings.scan_seconds)
 
     def scan(self) -> None:
-        """Look once. What cannot be confirmed is not offered: units offered before are taken back, running pods keep theirs."""
-        dialect = self._settings.dialect
+        """Look once. What cannot be confirmed is not offered: what was offered before is taken back, running pods keep theirs."""
         try:
-            inventory = take_inventory(read_host(self._settings.host_root))
+            self._way.check()
+            inventory = take_inventory(read_host(self._settings.host_root, self._processor))
             if inventory != self._offered:
-                self._plugin.publish(make_offer(inventory, dialect))
+                self._way.offer(keep_back(inventory, self._settings.reserve_bytes))
                 self._offered = inventory
-                self._say_offer(inventory)
         except KubenclaveError as exc:
             self._problems.report(exc)
-            if self._plugin.offer.units:
-                self._plugin.publish(no_offer(dialect, simulated=self._plugin.offer.simulated))
+            self._way.take_back(exc)
             self._offered = None
         else:
             self._problems.clear()
-
-    def _say_offer(self, inventory: Inventory) -> None:
-        offer = self._plugin.offer
-        log.info(
-            "epc.offered",
-            resource=offer.resource,
-            units=offer.units,
-            epc_bytes=inventory.epc_bytes,
-            numa={str(node.numa_node): node.epc_bytes for node in inventory.numa},
-            topology=offer.topology,
-            message_bytes=len(offer.message),
-            simulated=offer.simulated,
-        )

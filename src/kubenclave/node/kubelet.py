@@ -27,7 +27,7 @@ KUBELET_SOCKET = "kubelet.sock"
 REGISTER_TIMEOUT_SECONDS = 15.0
 
 # sun_path of struct sockaddr_un, less its terminating zero (unix(7)).
-_MAX_SOCKET_PATH_BYTES = 107
+MAX_SOCKET_PATH_BYTES = 107
 
 _BACKLOG = 16
 
@@ -44,9 +44,9 @@ def check_folder(kubelet_dir: Path, socket_path: Path) -> None:
             f"there is no folder {kubelet_dir}, where the kubelet meets its device plugins",
             hint="run the agent on a node with a kubelet, or name the folder with --kubelet-dir",
         )
-    if len(os.fsencode(socket_path)) > _MAX_SOCKET_PATH_BYTES:
+    if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH_BYTES:
         raise UsageError(
-            f"the socket's path {socket_path} is longer than the {_MAX_SOCKET_PATH_BYTES} bytes Linux allows",
+            f"the socket's path {socket_path} is longer than the {MAX_SOCKET_PATH_BYTES} bytes Linux allows",
             hint="give --kubelet-dir a shorter path",
         )
 

@@ -18,7 +18,6 @@ from kubenclave.node._generated.deviceplugin_pb2 import (
     AllocateResponse,
     ContainerAllocateResponse,
     DevicePluginOptions,
-    DeviceSpec,
     Empty,
     ListAndWatchResponse,
     PreferredAllocationRequest,
@@ -39,9 +38,6 @@ if TYPE_CHECKING:
 
     _Watch = Stream[Empty, ListAndWatchResponse]
 
-# The path inside the container is the host's: enclave runtimes look nowhere else.
-ENCLAVE_DEVICE = DeviceSpec(container_path="/dev/sgx_enclave", host_path="/dev/sgx_enclave", permissions="rw")
-
 # How long a stream may take to end by itself, and a connection to close, before they are cut.
 STOP_TIMEOUT_SECONDS = 1.0
 
@@ -53,20 +49,23 @@ class EpcPlugin(DevicePluginBase):
 
     Attributes:
         offer: What is offered now.
+        answer: What a container gets that was given units.
         offered: Set once there was something to offer, and ever after.
         streams: How many ListAndWatch streams are open.
     """
 
     def __init__(self, offer: Offer) -> None:
         self.offer = offer
+        self.answer = ContainerAllocateResponse()
         self.offered = asyncio.Event()
         self.streams = 0
         self._news = asyncio.Event()
         self._endings = 0
 
-    def publish(self, offer: Offer) -> None:
-        """Offer something else from now on; every open stream is told."""
+    def publish(self, offer: Offer, answer: ContainerAllocateResponse) -> None:
+        """Offer something else from now on, with another answer; every open stream is told."""
         self.offer = offer
+        self.answer = answer
         if offer.units:
             self.offered.set()
         self._wake()
@@ -95,13 +94,14 @@ class EpcPlugin(DevicePluginBase):
             self.streams -= 1
 
     async def Allocate(self, stream: Stream[AllocateRequest, AllocateResponse]) -> None:  # noqa: N802 - the interface's name
-        """Hand the enclave device to each container that was given units, if they are units of this offer, each once."""
+        """Give the answer to each container that was given units, if they are units of this offer, each once."""
         request = await stream.recv_message()
         asked = [list(container.devices_ids) for container in request.container_requests] if request else []
         self._check(asked)
-        answers = [ContainerAllocateResponse(devices=[ENCLAVE_DEVICE] if ids else []) for ids in asked]
+        answers = [self.answer if ids else ContainerAllocateResponse() for ids in asked]
         await stream.send_message(AllocateResponse(container_responses=answers))
-        log.info("units.allocated", units=sum(map(len, asked)), device=ENCLAVE_DEVICE.host_path, simulated=self.offer.simulated)
+        devices = [device.host_path for device in self.answer.devices]
+        log.info("units.allocated", units=sum(map(len, asked)), device=",".join(dict.fromkeys(devices)), simulated=self.offer.simulated)
 
     def _check(self, asked: Sequence[list[str]]) -> None:
         ids = [name for names in asked for name in names]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kubenclave.node.plugin import EpcPlugin
+    from kubenclave.node.registration import FileIdentity
 
 POLL_SECONDS = 0.2
 STAND_BY_SECONDS = 1.0
@@ -31,7 +32,12 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class KubeletSession:
-    """One plugin's life with the kubelet of its node."""
+    """One plugin's life with the kubelet of its node.
+
+    Attributes:
+        registrations: How often the kubelet has taken the plugin.
+        kubelet_restarts: How often it was another kubelet than the time before.
+    """
 
     def __init__(self, plugin: EpcPlugin, socket_path: Path) -> None:
         self._plugin = plugin
@@ -39,6 +45,9 @@ class KubeletSession:
         self._kubelet_dir = socket_path.parent
         self._server: PluginServer | None = None
         self._standing = Standing()
+        self._known_kubelet: FileIdentity | None = None
+        self.registrations = 0
+        self.kubelet_restarts = 0
         self._listen_problems = Problems("plugin.not_listening")
         self._register_problems = Problems("plugin.not_registered")
 
@@ -106,6 +115,13 @@ class KubeletSession:
             accepted = False
         else:
             self._register_problems.clear()
+            self._count(situation.kubelet)
             log.info("plugin.registered", resource=offer.resource, units=offer.units, simulated=offer.simulated)
             accepted = True
         self._standing = attempted(self._standing, situation.kubelet, time.monotonic(), accepted=accepted)
+
+    def _count(self, kubelet: FileIdentity | None) -> None:
+        self.registrations += 1
+        if self._known_kubelet not in {None, kubelet}:
+            self.kubelet_restarts += 1
+        self._known_kubelet = kubelet

@@ -8,11 +8,20 @@ import stat
 from typing import TYPE_CHECKING
 
 from kubenclave.errors import HostUnfit
-from kubenclave.node.inventory import EPC_DEVICE, MAX_EPC_BYTES_TEXT, SYSFS_NODES, DeviceKind, HostReading
+from kubenclave.node.inventory import (
+    ENCLAVE_DEVICES,
+    MAX_EPC_BYTES_TEXT,
+    PROVISION_DEVICES,
+    SYSFS_NODES,
+    DeviceKind,
+    HostReading,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from kubenclave.node.processor import SgxProcessor
 
 # Never there on a real node; the local cluster's simulated nodes carry it.
 SIMULATED_MARK = "run/kubenclave/simulated"
@@ -23,22 +32,28 @@ _MAX_NUMA_NODES = 1024
 _MAX_ENTRIES = 4096
 
 
-def read_host(root: Path) -> HostReading:
-    """Read the host whose filesystem is seen under ``root``, in bounded time and memory.
+def read_host(root: Path, processor: SgxProcessor | None) -> HostReading:
+    """Read the host whose filesystem is seen under ``root``, in bounded time and memory; the processor is passed on as it is.
 
     Raises:
         HostUnfit: Something is there and cannot be read; an absent file is no error but part of the reading.
     """
     nodes = root / SYSFS_NODES
     try:
-        epc_texts = tuple((number, text) for number in _numa_nodes(nodes) if (text := _read_epc(nodes, number)) is not None)
-        device = _device_kind(root / EPC_DEVICE)
+        numbers = tuple(sorted(_numa_nodes(nodes)))
+        return HostReading(
+            epc_texts=tuple((number, text) for number in numbers if (text := _read_epc(nodes, number)) is not None),
+            numa_nodes=numbers,
+            enclave=tuple(_device_kind(root / path) for path in ENCLAVE_DEVICES),
+            provision=tuple(_device_kind(root / path) for path in PROVISION_DEVICES),
+            processor=processor,
+            simulated=is_simulated(root),
+        )
     except OSError as exc:
         raise HostUnfit(
             f"{exc.filename} cannot be read: {exc.strerror}",
             hint=f"the agent needs /{SYSFS_NODES}, /dev and /run/kubenclave of the host under {root}",
         ) from exc
-    return HostReading(epc_texts=epc_texts, device=device, simulated=is_simulated(root))
 
 
 def is_simulated(root: Path) -> bool:

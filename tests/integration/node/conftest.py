@@ -18,7 +18,7 @@ from grpclib.server import Server
 from kubenclave.node._generated.deviceplugin_grpc import DevicePluginStub, RegistrationBase
 from kubenclave.node._generated.deviceplugin_pb2 import AllocateRequest, ContainerAllocateRequest, Empty
 from kubenclave.node.agent import Settings, run
-from kubenclave.node.dialect import dialect_named
+from kubenclave.node.choice import choose
 
 PATIENCE_SECONDS = 20.0
 
@@ -158,7 +158,7 @@ async def kubelet(folder):
 
 @pytest.fixture
 def settings(host, folder):
-    return Settings(dialect=dialect_named("openenclave"), host_root=host.root, kubelet_dir=folder, scan_seconds=0.05)
+    return Settings(choice=choose(None, "openenclave"), host_root=host.root, kubelet_dir=folder, scan_seconds=0.05)
 
 
 @pytest_asyncio.fixture

@@ -13,7 +13,8 @@ from structlog.testing import capture_logs
 from kubenclave.errors import NotFound, UsageError
 from kubenclave.node._generated.deviceplugin_pb2 import DevicePluginOptions, Empty, PreferredAllocationRequest, PreStartContainerRequest
 from kubenclave.node.agent import Settings, run
-from kubenclave.node.dialect import MIB, dialect_named
+from kubenclave.node.choice import choose
+from kubenclave.node.dialect import MIB
 from kubenclave.node.offer import unit_id
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
@@ -307,11 +308,11 @@ async def test_a_file_that_is_no_socket_is_not_deleted(host, folder, kubelet, st
 
 
 async def test_a_missing_kubelet_folder_and_too_long_a_path_are_named(host, tmp_path):
-    missing = Settings(dialect=dialect_named("azure"), host_root=host.root, kubelet_dir=tmp_path / "nowhere")
+    missing = Settings(choice=choose(None, "azure"), host_root=host.root, kubelet_dir=tmp_path / "nowhere")
     with pytest.raises(NotFound, match="nowhere"):
         await run(missing)
 
     deep = tmp_path / ("x" * 100)
     deep.mkdir()
     with pytest.raises(UsageError, match="107 bytes"):
-        await run(Settings(dialect=dialect_named("azure"), host_root=host.root, kubelet_dir=deep))
+        await run(Settings(choice=choose(None, "azure"), host_root=host.root, kubelet_dir=deep))

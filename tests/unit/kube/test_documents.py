@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenclave.errors import Refused
-from kubenclave.kube import documents_of
+from kubenclave.kube import documents_of, name_of
 from kubenclave.kube.documents import reference
 
 GOOD, SECOND, THIRD = (f"{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}}}" for name in "abc")
@@ -40,3 +40,7 @@ def test_any_text_gives_objects_or_this_projects_refusal(text):
     except Refused:
         return
     assert all(reference(document) for document in documents)
+
+
+def test_an_object_is_said_by_kind_and_name():
+    assert name_of({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n"}}) == "Pod p"

@@ -115,3 +115,31 @@ def test_an_event_is_dated_by_whatever_time_it_has():
 
     assert event_of(core_v1.Event.from_dict(event)).last_seen is None
     assert event_of(core_v1.Event.from_dict(event | {"eventTime": "2026-11-24T08:00:00.000001Z", "count": 3})).count == 3
+
+
+def asking(amount=None, **fields):
+    return {"name": "c", "resources": {"requests": {"sgx.intel.com/epc": amount}} if amount else {}} | fields
+
+
+@pytest.mark.parametrize(
+    ("containers", "init", "expected"),
+    [
+        ([asking("10Mi"), asking("2Mi"), asking()], [], 12 << 20),
+        ([asking("10Mi")], [asking("4Mi"), asking("7Mi")], 10 << 20),
+        ([asking("1Mi")], [asking("4Mi"), asking("7Mi")], 7 << 20),
+        ([asking("1Mi")], [asking("4Mi", restartPolicy="Always"), asking("7Mi")], 11 << 20),
+        ([asking("9Mi")], [asking("4Mi", restartPolicy="Always"), asking("7Mi")], 13 << 20),
+        ([asking("1Mi")], [asking("7Mi"), asking("4Mi", restartPolicy="Always")], 7 << 20),
+    ],
+    ids=["side by side", "init below", "init above", "init beside a sidecar", "containers beside a sidecar", "sidecar after init"],
+)
+def test_a_pod_requests_the_most_that_it_needs_at_one_time(containers, init, expected):
+    spec = {"containers": containers, "initContainers": init}
+
+    assert pod_of(core_v1.Pod.from_dict({"metadata": {"name": "p"}, "spec": spec})).requests == {"sgx.intel.com/epc": expected}
+
+
+def test_parts_of_a_unit_are_summed_before_they_are_rounded():
+    spec = {"containers": [{"name": name, "resources": {"requests": {"cpu": "600m"}}} for name in "ab"]}
+
+    assert pod_of(core_v1.Pod.from_dict({"metadata": {"name": "p"}, "spec": spec})).requests == {"cpu": 1}

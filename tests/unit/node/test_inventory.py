@@ -5,11 +5,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenclave.errors import HostUnfit, Refused
-from kubenclave.node.inventory import DeviceKind, HostReading, NumaEpc, take_inventory
+from kubenclave.node.inventory import DeviceKind, HostReading, NumaEpc, Source, keep_back, take_inventory
+from kubenclave.node.processor import EpcSection, SgxFeatures, SgxProcessor
+
+HERE, ABSENT = DeviceKind.CHARACTER_DEVICE, DeviceKind.ABSENT
+MIB = 1024 * 1024
+ICE_LAKE = SgxProcessor(
+    features=SgxFeatures(sgx1=True, sgx2=True, flc=True), sections=(EpcSection(base=0x240000000, size_bytes=0x200000000),)
+)
+WITHOUT_SGX = SgxProcessor(features=SgxFeatures(sgx1=False, sgx2=False, flc=False), sections=())
 
 
-def reading(*texts, device=DeviceKind.CHARACTER_DEVICE, simulated=False):
-    return HostReading(epc_texts=tuple(texts), device=device, simulated=simulated)
+def reading(*texts, enclave=(HERE, ABSENT), provision=(HERE, ABSENT), processor=None, numa_nodes=(0,), simulated=False):
+    return HostReading(
+        epc_texts=tuple(texts),
+        numa_nodes=numa_nodes,
+        enclave=enclave,
+        provision=provision,
+        processor=processor,
+        simulated=simulated,
+    )
 
 
 def test_epc_is_counted_by_numa_node_in_rising_order():
@@ -37,7 +52,70 @@ def test_a_host_that_shows_no_epc_at_all_is_unfit():
 @pytest.mark.parametrize("device", [DeviceKind.ABSENT, DeviceKind.OTHER])
 def test_epc_without_a_device_to_open_enclaves_with_is_unfit(device):
     with pytest.raises(HostUnfit, match="/dev/sgx_enclave is " + device.value):
-        take_inventory(reading((0, b"1048576\n"), device=device))
+        take_inventory(reading((0, b"1048576\n"), enclave=(device, ABSENT)))
+
+
+def test_the_device_of_the_driver_before_linux_5_11_serves_as_well_and_the_kernels_own_comes_first():
+    old = take_inventory(reading((0, b"1048576\n"), enclave=(ABSENT, HERE), provision=(ABSENT, HERE)))
+    both = take_inventory(reading((0, b"1048576\n"), enclave=(HERE, HERE), provision=(ABSENT, ABSENT)))
+
+    assert (old.enclave_device, old.provision_device) == ("/dev/sgx/enclave", "/dev/sgx/provision")
+    assert (both.enclave_device, both.provision_device) == ("/dev/sgx_enclave", None)
+
+
+def test_what_the_kernel_shows_comes_before_what_the_processor_says():
+    inventory = take_inventory(reading((0, b"1048576\n"), processor=ICE_LAKE))
+
+    assert (inventory.source, inventory.epc_bytes) == (Source.SYSFS, MIB)
+    assert inventory.features == ICE_LAKE.features
+
+
+def test_where_the_kernel_shows_nothing_the_processors_sections_count():
+    inventory = take_inventory(reading(processor=ICE_LAKE))
+
+    assert inventory.source is Source.CPUID
+    assert inventory.numa == (NumaEpc(numa_node=0, epc_bytes=8 * 1024 * MIB),)
+
+
+def test_on_several_numa_nodes_the_processors_sections_are_counted_together_and_no_node_is_guessed():
+    processor = SgxProcessor(features=ICE_LAKE.features, sections=(ICE_LAKE.sections[0], EpcSection(base=1 << 40, size_bytes=MIB)))
+
+    inventory = take_inventory(reading(processor=processor, numa_nodes=(0, 1)))
+
+    assert inventory.numa == (NumaEpc(numa_node=None, epc_bytes=8 * 1024 * MIB + MIB),)
+    assert inventory.numa[0].label == "unknown"
+
+
+def test_a_processor_without_sgx_and_one_without_epc_are_told_apart():
+    with pytest.raises(HostUnfit, match="the processor has no SGX or it is off"):
+        take_inventory(reading(processor=WITHOUT_SGX))
+    with pytest.raises(HostUnfit, match="CPUID leaf 12H lists no EPC"):
+        take_inventory(reading(processor=SgxProcessor(features=ICE_LAKE.features, sections=())))
+
+
+def test_the_processor_of_a_simulated_host_has_no_say():
+    played = take_inventory(reading((0, b"1048576\n"), processor=WITHOUT_SGX, simulated=True))
+    assert played.epc_bytes == MIB
+    assert played.features == SgxFeatures(sgx1=True, sgx2=False, flc=True)
+
+    with pytest.raises(HostUnfit, match="sgx_total_bytes is not there"):
+        take_inventory(reading(processor=ICE_LAKE, simulated=True))
+
+
+def test_a_reserve_is_taken_from_the_largest_numa_node_first():
+    inventory = take_inventory(reading((0, b"%d" % (2 * MIB)), (1, b"%d" % (4 * MIB))))
+
+    def left(reserve):
+        return [node.epc_bytes for node in keep_back(inventory, reserve).numa]
+
+    assert left(0) == [2 * MIB, 4 * MIB]
+    assert left(3 * MIB) == [2 * MIB, MIB]
+    assert left(5 * MIB) == [MIB, 0]
+
+
+def test_a_reserve_that_leaves_nothing_is_an_error_with_both_numbers():
+    with pytest.raises(HostUnfit, match=r"1048576 bytes of EPC and 1048576 are reserved"):
+        keep_back(take_inventory(reading((0, b"1048576"))), MIB)
 
 
 @pytest.mark.parametrize(

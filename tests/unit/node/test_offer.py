@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,15 +10,23 @@ from hypothesis import strategies as st
 from kubenclave.errors import HostUnfit, Refused
 from kubenclave.node._generated.deviceplugin_pb2 import Device, ListAndWatchResponse, NUMANode, TopologyInfo
 from kubenclave.node.dialect import MIB, dialect_named
-from kubenclave.node.inventory import Inventory, NumaEpc
-from kubenclave.node.offer import MAX_MESSAGE_BYTES, are_units, make_offer, max_units, no_offer, unit_id
+from kubenclave.node.inventory import Inventory, NumaEpc, Source
+from kubenclave.node.offer import MAX_MESSAGE_BYTES, are_units, count_offer, make_offer, max_units, no_offer, unit_id
+from kubenclave.node.processor import SgxFeatures
 
 OPENENCLAVE = dialect_named("openenclave")
 
 
 def inventory(*epc_bytes, simulated=False):
     numa = tuple(NumaEpc(numa_node=node, epc_bytes=size) for node, size in enumerate(epc_bytes))
-    return Inventory(numa=numa, simulated=simulated)
+    return Inventory(
+        numa=numa,
+        source=Source.SYSFS,
+        features=SgxFeatures(sgx1=True, sgx2=False, flc=True),
+        enclave_device="/dev/sgx_enclave",
+        provision_device=None,
+        simulated=simulated,
+    )
 
 
 def devices_of(offer):
@@ -84,10 +93,23 @@ def test_an_absurd_amount_of_epc_is_refused_without_building_a_list():
 
 
 def test_taking_everything_back_is_the_empty_list():
-    offer = no_offer(OPENENCLAVE, simulated=True)
+    offer = no_offer(OPENENCLAVE.resource, simulated=True)
 
     assert (offer.units, offer.simulated) == (0, True)
     assert len(devices_of(offer)) == 0
+
+
+def test_a_device_that_can_be_shared_is_offered_in_a_number_of_units():
+    offer = count_offer("sgx.intel.com/enclave", 110, simulated=True)
+
+    assert (offer.resource, offer.units, offer.topology, offer.simulated) == ("sgx.intel.com/enclave", 110, False, True)
+    assert [device.ID for device in devices_of(offer)] == [unit_id(unit) for unit in range(110)]
+
+
+def test_epc_of_which_no_numa_node_is_known_is_offered_without_topology():
+    whole = replace(inventory(3 * MIB), numa=(NumaEpc(numa_node=None, epc_bytes=3 * MIB),))
+
+    assert [nodes_of(device) for device in devices_of(make_offer(whole, OPENENCLAVE))] == [[], [], []]
 
 
 def test_an_offer_carries_the_mark_of_a_simulated_host():

@@ -1,0 +1,141 @@
+"""Offer EPC by a device plugin: units of 1 MiB that the kubelet counts. And the devices that are counted by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from kubenclave.node.dialect import DEVICE_UNITS, PROVISION_RESOURCE, Dialect
+from kubenclave.node.handout import as_answer, enclave_handout, provision_handout
+from kubenclave.node.kubelet import check_folder
+from kubenclave.node.offer import count_offer, make_offer, no_offer
+from kubenclave.node.plugin import EpcPlugin
+from kubenclave.node.rivals import check_sockets
+from kubenclave.node.session import KubeletSession
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from kubenclave.errors import KubenclaveError
+    from kubenclave.node.agent import Settings
+    from kubenclave.node.handout import Handout
+    from kubenclave.node.inventory import Inventory
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class PluginAtKubelet:
+    """One resource's plugin and its life with the kubelet.
+
+    Raises:
+        NotFound: There is no kubelet folder.
+        UsageError: The socket's path would be too long.
+    """
+
+    def __init__(self, settings: Settings, resource: str, name: str, *, simulated: bool) -> None:
+        self.plugin = EpcPlugin(no_offer(resource, simulated=simulated))
+        self._socket_path = socket_path(settings.kubelet_dir, name)
+        check_folder(settings.kubelet_dir, self._socket_path)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a kubelet reads the list."""
+        return self.plugin.streams > 0
+
+    def offer_counted(self, handout: Handout | None, *, simulated: bool) -> None:
+        """Offer the device in as many units as containers may hold it; nothing where there is none to hand out."""
+        if handout is None:
+            self.take_back()
+            return
+        self.plugin.publish(count_offer(self.plugin.offer.resource, DEVICE_UNITS, simulated=simulated), as_answer(handout))
+
+    def take_back(self) -> None:
+        """Offer nothing from now on."""
+        offer = self.plugin.offer
+        if offer.units:
+            self.plugin.publish(no_offer(offer.resource, simulated=offer.simulated), self.plugin.answer)
+
+    async def run(self) -> None:
+        """Stay registered until cancelled."""
+        await KubeletSession(self.plugin, self._socket_path).run()
+
+
+class DevicePluginWay:
+    """EPC in units, in one of the dialects that count MiB."""
+
+    def __init__(self, settings: Settings, *, simulated: bool) -> None:
+        self._settings = settings
+        self._dialect = own_dialect(settings)
+        self._epc = PluginAtKubelet(settings, self._dialect.resource, self._dialect.name, simulated=simulated)
+        self._provision = provision_plugin(settings, simulated=simulated)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the kubelet reads the list of units."""
+        return self._epc.ready
+
+    def check(self) -> None:
+        """Make sure before the first offer that no other plugin on this node offers EPC.
+
+        Raises:
+            Refused: One does.
+        """
+        if not self._epc.plugin.offered.is_set():
+            check_sockets(self._settings.kubelet_dir, self._dialect)
+
+    def offer(self, inventory: Inventory) -> None:
+        """Offer the EPC in units.
+
+        Raises:
+            HostUnfit: There is less EPC than one unit.
+            Refused: The list is larger than the kubelet takes.
+        """
+        offer = make_offer(inventory, self._dialect)
+        self._epc.plugin.publish(offer, as_answer(enclave_handout(inventory, self._settings.extras)))
+        if self._provision:
+            self._provision.offer_counted(provision_handout(inventory, self._settings.extras), simulated=inventory.simulated)
+        log.info(
+            "epc.offered",
+            resource=offer.resource,
+            units=offer.units,
+            epc_bytes=inventory.epc_bytes,
+            source=inventory.source.value,
+            numa={node.label: node.epc_bytes for node in inventory.numa},
+            topology=offer.topology,
+            message_bytes=len(offer.message),
+            simulated=offer.simulated,
+        )
+
+    def take_back(self, problem: KubenclaveError) -> None:  # noqa: ARG002 - the log has it; without the API there is nobody else to tell
+        """Offer nothing from now on."""
+        self._epc.take_back()
+        if self._provision:
+            self._provision.take_back()
+
+    async def run(self) -> None:
+        """Stay registered until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._epc.run())
+            if self._provision:
+                group.create_task(self._provision.run())
+
+
+def provision_plugin(settings: Settings, *, simulated: bool) -> PluginAtKubelet | None:
+    """Make the plugin for the device of the provisioning key, if that is to be offered."""
+    if not settings.extras.provision:
+        return None
+    return PluginAtKubelet(settings, PROVISION_RESOURCE, "provision", simulated=simulated)
+
+
+def socket_path(kubelet_dir: Path, name: str) -> Path:
+    """Name a plugin's socket."""
+    return kubelet_dir / f"kubenclave-{name}.sock"
+
+
+def own_dialect(settings: Settings) -> Dialect:
+    """Return the dialect of a mode that has dialects."""
+    dialect = settings.choice.dialect
+    assert dialect is not None  # noqa: S101 - choose() gives every mode that has dialects one
+    return dialect
