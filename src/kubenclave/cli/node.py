@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from cyclopts import Parameter
+
+from kubenclave.cli.progress import say, step
 from kubenclave.cli.show import OutputOption, show
 from kubenclave.cli.target import ContextOption, KubeconfigOption, connect
+
+if TYPE_CHECKING:
+    from kubenclave.install import Resource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,3 +49,86 @@ def prepare(  # noqa: D417 - the options shared by several commands are describe
         changed = cluster.label_and_taint(node, workload.NODE_LABEL, taint)
     label = "=".join(workload.NODE_LABEL)
     show(Prepared(node=node, label=label, taint=f"{taint.key}={taint.value}:{taint.effect}", changed=changed), output=output)
+
+
+def install(  # noqa: D417 - the options shared by several commands are described by their annotations
+    *,
+    dialect: Literal["openenclave", "azure", "intel"] | None = None,
+    mode: Literal["device-plugin", "extended-resource", "dra"] | None = None,
+    image: str | None = None,
+    reserve: str | None = None,
+    provision: bool = False,
+    aesm: bool = False,
+    legacy_paths: bool = False,
+    admission: Annotated[bool, Parameter(negative="--no-admission")] = True,
+    timeout_seconds: float = 120,
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+    output: OutputOption = "table",
+) -> None:
+    """Install the node agent, and wait until every SGX node offers its EPC; run again, it brings the installation up to date.
+
+    Args:
+        dialect: By which names EPC is offered. Without this: the mode's usual ones, else those of the 2020 guide, openenclave.
+        mode: How EPC is offered. Without this: device-plugin for openenclave and azure, extended-resource for intel.
+        image: The agent's image, where the nodes can fetch it; kubenclave/node:local without this.
+        reserve: EPC of each node that is kept back for quoting enclaves, such as 2Mi.
+        provision: Hand out /dev/sgx_provision as well, to who asks for it or, where nobody can ask, to every enclave.
+        aesm: Mount the host's AESM socket into containers that are given EPC.
+        legacy_paths: Show the devices under /dev/sgx/ as well, where programs of before Linux 5.11 look for them.
+        admission: Rules for pods that ask for EPC, evaluated by the API server itself.
+        timeout_seconds: How long to wait for the nodes. What was applied stays when the time is over.
+    """
+    from kubenclave import install as installer  # noqa: PLC0415 - brings the API client, which --help does not need
+    from kubenclave.local.checkout import project_file  # noqa: PLC0415
+
+    with connect(kubeconfig, context) as cluster:
+        chosen = installer.plan(mode, dialect, version=cluster.version, admission=admission)
+        for sentence in chosen.lost:
+            say(f"this is Kubernetes {cluster.version}: {sentence}")
+        switches = {"--provision": provision, "--aesm": aesm, "--legacy-paths": legacy_paths}
+        arguments = (*([f"--reserve={reserve}"] if reserve else []), *(word for word, wanted in switches.items() if wanted))
+        order = installer.Order(plan=chosen, image=image or installer.DEFAULT_IMAGE, arguments=arguments)
+        with step("installing the node agent") as report:
+            installed = installer.install(cluster, project_file("deploy"), order, _resources(), report, timeout_seconds=timeout_seconds)
+    show(installed, output=output)
+
+
+def uninstall(
+    *,
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+    output: OutputOption = "table",
+) -> None:
+    """Remove what install applied, and nothing else. Pods that hold EPC keep it until they end."""
+    from kubenclave import install as installer  # noqa: PLC0415 - brings the API client, which --help does not need
+
+    with connect(kubeconfig, context) as cluster, step("removing the node agent") as report:
+        removed = installer.uninstall(cluster, _resources(), report)
+    show(removed, output=output)
+
+
+def status(
+    *,
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = None,
+    output: OutputOption = "table",
+) -> None:
+    """Show each SGX node's EPC: how much there is, how much is offered, and which pod holds how much."""
+    from kubenclave import install as installer  # noqa: PLC0415 - brings the API client, which --help does not need
+
+    with connect(kubeconfig, context) as cluster:
+        rows = installer.status(cluster, _resources())
+    if not rows:
+        say("no node of this cluster has, offers or is labelled for EPC; see kubenclave node prepare")
+    show(rows, output=output)
+
+
+def _resources() -> tuple[Resource, ...]:
+    """Return the names by which EPC is asked for, in the installer's words."""
+    from kubenclave import install as installer  # noqa: PLC0415
+    from kubenclave import workload  # noqa: PLC0415
+
+    return tuple(
+        installer.Resource(dialect=dialect.name, name=dialect.resource, unit_bytes=dialect.unit_bytes) for dialect in workload.dialects()
+    )

@@ -98,6 +98,7 @@ def policies():
 
 @pytest.fixture(scope="module")
 def installed(shell):
+    shell.down("admission")
     cluster = shell.up("admission")
     api = Api(cluster)
     api.apply(*policies())

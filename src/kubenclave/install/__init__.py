@@ -1,0 +1,35 @@
+"""Bring the node agent and its admission rules to a cluster, see what became of it, and take all of it away again.
+
+Works from outside the cluster, through ``kubenclave.kube``. The agent itself is a program of its own (room ``node``) and is not imported
+here, nor is this room part of its image.
+
+Decides (pure): ``plan``, ``render``, ``diagnose``, ``limits``, ``holders``, ``metrics``. Talks to the API server: ``rollout``, ``removal``,
+``status``.
+"""
+
+from __future__ import annotations
+
+from kubenclave.install.objects import Resource
+from kubenclave.install.plan import MODES, Mode, Plan, plan
+from kubenclave.install.removal import Removed, uninstall
+from kubenclave.install.render import DEFAULT_IMAGE
+from kubenclave.install.rollout import Installed, NodeOffer, Order, install
+from kubenclave.install.status import NodeEpc, PodEpc, status
+
+__all__ = [
+    "DEFAULT_IMAGE",
+    "MODES",
+    "Installed",
+    "Mode",
+    "NodeEpc",
+    "NodeOffer",
+    "Order",
+    "Plan",
+    "PodEpc",
+    "Removed",
+    "Resource",
+    "install",
+    "plan",
+    "status",
+    "uninstall",
+]

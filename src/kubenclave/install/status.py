@@ -1,0 +1,162 @@
+"""What has become of EPC on each SGX node: what is there, what is offered, and which pod holds how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kubenclave.errors import KubenclaveError
+from kubenclave.install import dra
+from kubenclave.install.holders import holders
+from kubenclave.install.metrics import AgentView, agent_view
+from kubenclave.install.objects import METRICS_PORT, NAMESPACE, NODE_LABEL, POD_LABELS
+from kubenclave.install.rollout import arguments_of, daemon_set, offering
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from kubenclave.install.holders import Holder
+    from kubenclave.install.objects import Resource
+    from kubenclave.kube import Cluster, Node, Pod
+
+# Labels by which node feature discovery marks what it found (its own rule, and Intel's).
+_FOUND_LABELS = ("feature.node.kubernetes.io/cpu-security.sgx.enabled", "intel.feature.node.kubernetes.io/sgx")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodEpc:
+    """A pod's EPC: what the scheduler set aside, what the kubelet gave, and what its processes have really mapped.
+
+    The last two come from the agent; None where it does not say.
+    """
+
+    pod: str
+    asked_bytes: int
+    held_bytes: int | None
+    mapped_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeEpc:
+    """EPC on one node; None where nobody says how much.
+
+    ``total`` is what the hardware has, ``offered`` what pods can ask for, ``allocated`` what pods hold of it.
+    """
+
+    node: str
+    sgx: str
+    total_bytes: int | None
+    offered_bytes: int
+    allocated_bytes: int
+    offered_as: str
+    agent: str
+    pods: tuple[PodEpc, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """All that was read of a cluster."""
+
+    nodes: Sequence[Node]
+    pods: Sequence[Pod]
+    agents: Sequence[Pod]
+    mode: str
+    slices: Mapping[str, int]
+    claimed: Sequence[Holder]
+    views: Mapping[str, AgentView]
+
+
+def status(cluster: Cluster, resources: Sequence[Resource]) -> tuple[NodeEpc, ...]:
+    """Return one row for each node that has, offers or is meant to offer EPC.
+
+    Raises:
+        Unreachable: The API server does not answer.
+        Refused: It does not let these credentials read nodes or pods.
+    """
+    installed = daemon_set(cluster)
+    agents = cluster.pods(NAMESPACE, POD_LABELS)
+    seen = Seen(
+        nodes=cluster.nodes(),
+        pods=cluster.pods("*"),
+        agents=agents,
+        mode=" ".join(offering(arguments_of(installed))).strip() if installed else "",
+        slices=dra.offered(cluster),
+        claimed=dra.holdings(cluster),
+        views={pod.node: view for pod in agents if pod.node and (view := _asked(cluster, pod))},
+    )
+    return rows(seen, resources)
+
+
+def rows(seen: Seen, resources: Sequence[Resource]) -> tuple[NodeEpc, ...]:
+    """Return the rows for what was seen. Pure."""
+    holding = holders(seen.pods, resources, seen.claimed)
+    running = {pod.node: pod for pod in sorted(seen.agents, key=lambda pod: str(pod.created_at))}
+    return tuple(
+        _row(node, seen, resources, holding, running.get(node.name))
+        for node in seen.nodes
+        if _is_sgx(node, seen, resources) or node.name in running
+    )
+
+
+def _row(node: Node, seen: Seen, resources: Sequence[Resource], holding: Sequence[Holder], agent: Pod | None) -> NodeEpc:
+    view = seen.views.get(node.name)
+    named = [resource for resource in resources if node.allocatable.get(resource.name, 0) > 0]
+    offered = sum(node.allocatable[resource.name] * resource.unit_bytes for resource in named) + seen.slices.get(node.name, 0)
+    names = [resource.name for resource in named] + (["resource claims"] if node.name in seen.slices else [])
+    here = [holder for holder in holding if holder.node == node.name]
+    return NodeEpc(
+        node=node.name,
+        sgx=_sgx(node, view, offered),
+        total_bytes=view.total_bytes if view else None,
+        offered_bytes=offered,
+        allocated_bytes=sum(holder.epc_bytes for holder in here),
+        offered_as=", ".join(names) or "nothing",
+        agent=_agent(agent, seen.mode),
+        pods=_pods(here, view),
+    )
+
+
+def _pods(here: Sequence[Holder], view: AgentView | None) -> tuple[PodEpc, ...]:
+    asked: dict[str, int] = {}
+    for holder in here:
+        asked[holder.pod] = asked.get(holder.pod, 0) + holder.epc_bytes
+    held: Mapping[str, int] = view.held if view else {}
+    mapped: Mapping[str, int] = view.mapped if view else {}
+    # A pod that the agent sees and that asked for nothing is what one wants to see here.
+    return tuple(
+        PodEpc(pod=pod, asked_bytes=asked.get(pod, 0), held_bytes=held.get(pod), mapped_bytes=mapped.get(pod))
+        for pod in sorted({*asked, *held, *mapped})
+    )
+
+
+def _is_sgx(node: Node, seen: Seen, resources: Sequence[Resource]) -> bool:
+    return (
+        node.labels.get(NODE_LABEL[0]) == NODE_LABEL[1]
+        or any(node.labels.get(label) == "true" for label in _FOUND_LABELS)
+        or any(node.capacity.get(resource.name, 0) > 0 for resource in resources)
+        or node.name in seen.slices
+    )
+
+
+def _sgx(node: Node, view: AgentView | None, offered_bytes: int) -> str:
+    if view is not None:
+        return ("simulated" if view.simulated else "yes") if view.total_bytes else "none seen"
+    if offered_bytes:
+        return "yes, says the node"
+    return "yes, says a label" if any(node.labels.get(label) == "true" for label in _FOUND_LABELS) else "unknown"
+
+
+def _agent(pod: Pod | None, mode: str) -> str:
+    if pod is None:
+        return "no pod"
+    container = next(iter(pod.containers), None)
+    state = pod.phase if container is None or container.state == "running" else container.reason or container.state
+    return f"{mode}: {state}" if mode else state
+
+
+def _asked(cluster: Cluster, pod: Pod) -> AgentView | None:
+    """Return what an agent says of its node; None where it does not answer, which the row shows by what it lacks."""
+    try:
+        return agent_view(cluster.ask_pod(pod, METRICS_PORT, "metrics"))
+    except KubenclaveError:
+        return None

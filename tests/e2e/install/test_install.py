@@ -1,0 +1,335 @@
+"""`kubenclave node install`, `status` and `uninstall` on the real local cluster, as an administrator meets them."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from kubenclave.image import ImageSpec, build_image, build_node_agent_image, parse_reference
+from kubenclave.local import boxes
+
+AGENT = "kubenclave/node:local"
+BUSYBOX = "kubenclave.test/busybox:1"
+RESOURCE = "openenclave.io/sgx_epc_MiB"
+NODE = "sgx-1"
+OURS = "app.kubernetes.io/name=kubenclave-node,app.kubernetes.io/managed-by=kubenclave"
+KINDS = (
+    "daemonset,serviceaccount,configmap,clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding,"
+    "mutatingadmissionpolicy,mutatingadmissionpolicybinding,deviceclass"
+)
+
+
+class Admin:
+    """Somebody with a kubeconfig."""
+
+    def __init__(self, cluster):
+        self.cluster = cluster
+
+    def node(self, *words):
+        return self.cluster.shell.kubenclave("node", *words, "--kubeconfig", str(self.cluster.kubeconfig))
+
+    def ok(self, *words):
+        result = self.node(*words, "--output", "json")
+        assert result.returncode == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def allocatable(self):
+        return self.cluster.get("node", NODE)["status"]["allocatable"].get(RESOURCE)
+
+    def objects(self):
+        found = self.cluster.get(KINDS, "--all-namespaces", "--selector", OURS)["items"]
+        # The generation counts changes of what is wished; the resource version, those of the status as well.
+        versions = [each["metadata"].get("generation") or each["metadata"]["resourceVersion"] for each in found]
+        return {(each["kind"], each["metadata"]["name"]): version for each, version in zip(found, versions, strict=True)}
+
+    def until(self, condition, what, seconds=60):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, f"not seen within {seconds} s: {what}"
+            time.sleep(0.1)
+
+    def soon(self, document):
+        """Make an object as soon as the admission rules are in force, a second or two after they were applied."""
+        deadline = time.monotonic() + 30
+        while (result := self.cluster.kubectl("create", "-f", "-", stdin=json.dumps(document))).returncode != 0:
+            assert time.monotonic() < deadline, result.stderr
+            time.sleep(0.2)
+
+
+def holder(name, amount, resource=RESOURCE, **spec):
+    container = {"name": "main", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent", "command": ["/app/busybox", "sleep", "3600"]}
+    container |= {"resources": {"limits": {resource: str(amount)}}}
+    whole = {"containers": [container], "terminationGracePeriodSeconds": 0} | spec
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": whole}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    agent, busybox = folder / "agent.tar", folder / "busybox.tar"
+    build_node_agent_image(parse_reference(AGENT), agent, lambda _news: None)
+    build_image(ImageSpec(reference=parse_reference(BUSYBOX), host=Path("/bin/busybox")), busybox, lambda _news: None)
+    return agent, busybox
+
+
+@pytest.fixture(scope="module")
+def bare(shell, images):
+    """A cluster whose nodes have the images, and on which nothing is installed."""
+    shell.down("install")
+    cluster = shell.up("install", "--epc", "40Mi")
+    for box in (NODE, "plain-1"):
+        for archive in images:
+            boxes.import_image(boxes.running("install")[box], archive)
+    admin = Admin(cluster)
+    yield admin
+    shell.down("install")
+
+
+@pytest.fixture
+def admin(bare):
+    bare.ok("prepare", NODE)
+    yield bare
+    bare.node("uninstall")
+    bare.cluster.kubectl("delete", "pod", "--all", "--namespace", "default", "--force", "--grace-period=0")
+
+
+@pytest.fixture
+def installed(admin):
+    admin.ok("install")
+    return admin
+
+
+def test_where_no_node_is_labelled_the_agent_is_installed_and_the_way_on_is_said(bare):
+    bare.cluster.kubectl("label", "node", NODE, "tee-")
+    result = bare.node("install")
+    bare.node("uninstall")
+
+    assert result.returncode == 5
+    assert "no node carries the label tee=sgx" in result.stderr
+    assert "kubenclave node prepare NODE" in result.stderr
+
+
+def test_install_waits_until_epc_is_allocatable_and_a_pod_needs_to_know_nothing_but_how_much(admin):
+    installed = admin.ok("install")
+
+    assert installed["nodes"] == [{"node": NODE, "epc_bytes": 40 << 20}]
+    assert admin.allocatable() == "40"
+    assert admin.cluster.get("configmap", "kubenclave-epc-offered", "-n", "kube-system")["data"]["openenclave"] == "40"
+    # No toleration in the pod: the admission rule brings it.
+    admin.soon(holder("a", 10))
+    admin.cluster.wait("pod/a", "condition=Ready")
+    refused = admin.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(holder("b", 41)))
+    assert "ask for at most openenclave.io/sgx_epc_MiB: 40 in one pod" in refused.stderr
+
+
+def test_status_shows_what_a_node_offers_and_which_pod_holds_how_much(installed):
+    installed.cluster.apply(holder("a", 10))
+    installed.cluster.wait("pod/a", "condition=Ready")
+
+    (row,) = installed.ok("status")
+    table = installed.node("status").stdout
+
+    assert (row["node"], row["offered_as"], row["agent"]) == (NODE, RESOURCE, "device-plugin openenclave: Running")
+    assert (row["offered_bytes"], row["allocated_bytes"]) == (40 << 20, 10 << 20)
+    assert [(pod["pod"], pod["asked_bytes"]) for pod in row["pods"]] == [("default/a", 10 << 20)]
+    assert "default/a" in table
+    assert "plain-1" not in table
+
+
+def test_installing_again_changes_nothing(installed):
+    before = installed.objects()
+    pods = [pod["metadata"]["uid"] for pod in installed.cluster.get("pods", "-n", "kube-system")["items"]]
+
+    again = installed.ok("install")
+
+    after = installed.objects()
+    # The time in the limits is the only thing that is new.
+    assert {key for key in after if after[key] != before.get(key)} <= {("ConfigMap", "kubenclave-epc-offered")}
+    assert after.keys() == before.keys()
+    assert again["removed"] == []
+    assert [pod["metadata"]["uid"] for pod in installed.cluster.get("pods", "-n", "kube-system")["items"]] == pods
+
+
+def test_without_admission_the_rules_go_and_the_agent_stays(installed):
+    result = installed.ok("install", "--no-admission")
+
+    assert {kind for kind, _ in installed.objects()} == {"DaemonSet", "ServiceAccount"}
+    assert len(result["removed"]) == 11
+
+
+def test_uninstall_removes_what_was_installed_and_nothing_else(installed):
+    stranger = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "stranger", "namespace": "kube-system", "labels": {"app.kubernetes.io/managed-by": "kubenclave"}},
+    }
+    installed.cluster.apply(stranger)
+    installed.cluster.apply(holder("a", 10))
+    installed.cluster.wait("pod/a", "condition=Ready")
+
+    removed = installed.ok("uninstall")
+
+    assert removed["still_holding"] == ["default/a"]
+    assert installed.objects() == {}
+    assert installed.cluster.get("pod", "a")["status"]["phase"] == "Running"
+    assert installed.cluster.get("configmap", "stranger", "-n", "kube-system")
+    installed.until(lambda: installed.allocatable() in {None, "0"}, "the node without EPC")
+    again = installed.node("uninstall")
+    assert again.returncode == 5
+    assert "nothing that kubenclave node install applied is on this cluster" in again.stderr
+    installed.cluster.kubectl("delete", "configmap", "stranger", "-n", "kube-system")
+
+
+def test_an_agent_that_somebody_else_manages_is_left_to_them(admin):
+    foreign = {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {
+            "name": "kubenclave-node",
+            "namespace": "kube-system",
+            "labels": {"app.kubernetes.io/name": "kubenclave-node", "app.kubernetes.io/managed-by": "Helm"},
+        },
+        "spec": {
+            "selector": {"matchLabels": {"app": "x"}},
+            "template": {"metadata": {"labels": {"app": "x"}}, "spec": {"containers": [{"name": "x", "image": BUSYBOX}]}},
+        },
+    }
+    admin.cluster.apply(foreign)
+    result = admin.node("uninstall")
+    admin.cluster.kubectl("delete", "daemonset", "kubenclave-node", "-n", "kube-system")
+
+    assert result.returncode == 3
+    assert "DaemonSet kubenclave-node is managed by Helm" in result.stderr
+
+
+def test_an_image_that_is_not_to_be_had_is_said_and_the_agent_that_runs_goes_on(installed):
+    installed.cluster.apply(holder("a", 10))
+    began = time.monotonic()
+    result = installed.node("install", "--image", "kubenclave.invalid/node:none")
+
+    assert result.returncode == 1
+    assert f"{NODE}: the agent's image kubenclave.invalid/node:none is not to be had" in result.stderr
+    assert "--image" in result.stderr
+    assert time.monotonic() - began < 60
+    assert installed.allocatable() == "40"
+    installed.cluster.wait("pod/a", "condition=Ready")
+    installed.ok("install")
+
+
+def test_a_taint_that_keeps_the_agent_off_is_named(admin):
+    admin.cluster.kubectl("taint", "node", NODE, "spot=yes:NoSchedule")
+    try:
+        result = admin.node("install")
+    finally:
+        admin.cluster.kubectl("taint", "node", NODE, "spot:NoSchedule-")
+
+    assert result.returncode == 1
+    assert f"{NODE}: the agent does not tolerate the node's taint spot=yes:NoSchedule" in result.stderr
+
+
+def test_a_node_without_sgx_is_told_by_the_agents_own_words(installed):
+    installed.cluster.kubectl("label", "node", "plain-1", "tee=sgx")
+    try:
+        result = installed.node("install", "--timeout-seconds", "15")
+        rows = {row["node"]: row for row in installed.ok("status")}
+    finally:
+        installed.cluster.kubectl("label", "node", "plain-1", "tee-")
+
+    assert result.returncode == 1
+    assert "on 1 of 2 SGX nodes the agent does not offer EPC" in result.stderr
+    assert "plain-1: the agent says: " in result.stderr
+    assert (rows["plain-1"]["offered_as"], rows[NODE]["offered_as"]) == ("nothing", RESOURCE)
+
+
+def test_how_epc_is_offered_is_not_changed_under_the_pods_that_hold_it(installed):
+    installed.cluster.apply(holder("a", 10))
+    installed.cluster.wait("pod/a", "condition=Ready")
+
+    result = installed.node("install", "--dialect", "azure")
+
+    assert result.returncode == 3
+    assert "EPC is offered as device-plugin openenclave and held so by default/a" in result.stderr
+    assert installed.allocatable() == "40"
+
+
+def test_what_an_older_installation_had_besides_is_removed(installed):
+    old = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "kubenclave-node-old", "labels": dict(pair.split("=") for pair in OURS.split(","))},
+        "rules": [],
+    }
+    installed.cluster.apply(old)
+
+    assert installed.ok("install")["removed"] == ["ClusterRole kubenclave-node-old"]
+
+
+@pytest.fixture
+def untainted(admin):
+    """The node carries the label alone: the taint of the 2020 guide would keep off who speaks another dialect."""
+    admin.cluster.kubectl("taint", "node", NODE, f"{RESOURCE}-")
+    return admin
+
+
+def claiming(name):
+    """A pod that asks for 10 MiB by a claim of its own."""
+    asked = {"name": "epc", "exactly": {"deviceClassName": "epc.kubenclave.dev", "capacity": {"requests": {"epc": "10Mi"}}}}
+    template = {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaimTemplate",
+        "metadata": {"name": "epc-10mi", "namespace": "default"},
+        "spec": {"spec": {"devices": {"requests": [asked]}}},
+    }
+    pod = holder(name, 0, resourceClaims=[{"name": "epc", "resourceClaimTemplateName": "epc-10mi"}])
+    pod["spec"]["containers"][0]["resources"] = {"claims": [{"name": "epc"}]}
+    return template, pod
+
+
+def test_in_intels_dialect_a_pod_says_how_much_and_gets_the_device_too(untainted):
+    assert untainted.ok("install", "--dialect", "intel")["nodes"] == [{"node": NODE, "epc_bytes": 40 << 20}]
+    untainted.soon(holder("a", "10Mi", "sgx.intel.com/epc"))
+    untainted.cluster.wait("pod/a", "condition=Ready")
+
+    devices = untainted.cluster.kubectl("exec", "a", "--", "/app/busybox", "ls", "/dev").stdout.split()
+    (row,) = untainted.ok("status")
+    removed = untainted.ok("uninstall")
+
+    assert "sgx_enclave" in devices
+    assert (row["offered_as"], row["agent"]) == ("sgx.intel.com/epc", "extended-resource intel: Running")
+    assert [(pod["pod"], pod["asked_bytes"]) for pod in row["pods"]] == [("default/a", 10 << 20)]
+    assert f"sgx.intel.com/epc of node {NODE}" in removed["removed"]
+    node = untainted.cluster.get("node", NODE)
+    assert "sgx.intel.com/epc" not in node["status"]["capacity"]
+    assert "kubenclave.dev/epc-bytes" not in node["metadata"]["annotations"]
+
+
+def test_by_resource_claims_a_pod_holds_exact_bytes_and_the_driver_stays_while_it_does(untainted):
+    assert untainted.ok("install", "--mode", "dra")["nodes"] == [{"node": NODE, "epc_bytes": 40 << 20}]
+    for document in claiming("a"):
+        untainted.cluster.apply(document)
+    untainted.cluster.wait("pod/a", "condition=Ready")
+
+    (row,) = untainted.ok("status")
+    refused = untainted.node("uninstall")
+    untainted.cluster.kubectl("delete", "pod", "a", "--grace-period=0")
+    untainted.until(lambda: not untainted.cluster.get("resourceclaims")["items"], "the claim is gone")
+    removed = untainted.ok("uninstall")
+
+    assert (row["offered_as"], row["allocated_bytes"]) == ("resource claims", 10 << 20)
+    assert [pod["pod"] for pod in row["pods"]] == ["default/a"]
+    assert refused.returncode == 3
+    assert "pods hold EPC by resource claims: default/a" in refused.stderr
+    assert f"ResourceSlice of {NODE}" in removed["removed"]
+    assert untainted.cluster.get("resourceslices")["items"] == []
+
+
+def test_another_way_takes_the_place_of_the_one_before_and_epc_is_never_offered_twice(untainted):
+    untainted.ok("install", "--dialect", "intel")
+    for words in (["--mode", "dra"], ["--dialect", "azure"], ["--dialect", "intel"]):
+        untainted.ok("install", *words)
+        (row,) = untainted.ok("status")
+        # Twice would be 80 MiB.
+        assert row["offered_bytes"] == 40 << 20, row

@@ -1,0 +1,113 @@
+"""What holds for every admission rule, whatever it says: whom it can meet, and that it knows the dialects."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kubenclave.install.limits import NAME as LIMITS_NAME
+from kubenclave.install.objects import LABELS, NAMESPACE, NODE_LABEL
+from kubenclave.workload import dialects
+
+DEPLOY = Path(__file__).parents[3] / "deploy"
+DOCUMENTS = [
+    document
+    for name in ("admission.yaml", "admission-mutating.yaml")
+    for document in yaml.safe_load_all((DEPLOY / name).read_text())
+    if document is not None
+]
+POLICIES = [document for document in DOCUMENTS if document["kind"].endswith("Policy")]
+BINDINGS = [document for document in DOCUMENTS if document["kind"].endswith("Binding")]
+# "".-quoted words of CEL that name an extended resource.
+QUOTED_RESOURCE = re.compile(r'"([a-z.]+/[A-Za-z_]+)"')
+EPC = {dialect.resource for dialect in dialects()}
+COMPANIONS = {name for dialect in dialects() for name in dialect.companions}
+
+every_policy = pytest.mark.parametrize("policy", POLICIES, ids=[policy["metadata"]["name"] for policy in POLICIES])
+
+
+def expressions(policy):
+    spec = policy["spec"]
+    for entry in [*spec.get("matchConditions", []), *spec.get("variables", []), *spec.get("validations", [])]:
+        yield entry["expression"]
+    for mutation in spec.get("mutations", []):
+        yield (mutation.get("jsonPatch") or mutation["applyConfiguration"])["expression"]
+
+
+@every_policy
+def test_a_rule_meets_only_pods_that_are_being_made_and_first_asks_whether_they_matter(policy):
+    rules = policy["spec"]["matchConstraints"]["resourceRules"]
+
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    assert len(policy["spec"]["matchConditions"]) == 1
+    assert {(operation, resource) for rule in rules for operation in rule["operations"] for resource in rule["resources"]} <= {
+        ("CREATE", "pods"),
+        ("UPDATE", "pods/ephemeralcontainers"),
+    }
+
+
+@every_policy
+def test_a_match_condition_reads_nothing_that_may_be_missing_and_cannot_fail(policy):
+    """An error there would refuse pods that the rule is not about: quantities and parameters stay behind it."""
+    (condition,) = policy["spec"]["matchConditions"]
+    expression = condition["expression"]
+    # What every pod has: spec.containers; of a node selector's expression, its key. The rest is reached through optionals.
+    plain = re.sub(r"object\.spec\.containers|(?<![.\w])e\.key|\bobject\.spec(?=\.\?)", "", expression)
+
+    assert not re.search(r"quantity\(|params|\[\d|int\(", expression)
+    assert not re.search(r"(?<![.\w])(?:object|[a-z])\.(?!\?)(?:spec|resources|limits|key|hostPath|tolerations|volumes|values)\b", plain)
+
+
+@every_policy
+def test_a_rule_knows_the_resources_of_all_dialects_or_of_intels_alone(policy):
+    named = {name for expression in expressions(policy) for name in QUOTED_RESOURCE.findall(expression)}
+
+    assert named <= EPC | COMPANIONS
+    assert named >= EPC or named == {"sgx.intel.com/epc", "sgx.intel.com/enclave"}
+
+
+def test_the_names_of_the_limits_are_those_of_the_dialects():
+    (policy,) = [policy for policy in POLICIES if "paramKind" in policy["spec"]]
+    (resources,) = [variable["expression"] for variable in policy["spec"]["variables"] if variable["name"] == "resources"]
+
+    assert dict(re.findall(r'"([a-z]+)": "([^"]+)"', resources)) == {dialect.name: dialect.resource for dialect in dialects()}
+
+
+def test_rules_for_mib_name_the_dialects_that_count_mib():
+    (policy,) = [policy for policy in POLICIES if policy["metadata"]["name"] == "kubenclave-epc"]
+    variables = {variable["name"]: variable["expression"] for variable in policy["spec"]["variables"]}
+
+    assert set(QUOTED_RESOURCE.findall(variables["bytesForMiB"])) == {each.resource for each in dialects() if each.unit_bytes == 1 << 20}
+    assert set(QUOTED_RESOURCE.findall(variables["mibForBytes"])) == {each.resource for each in dialects() if each.unit_bytes == 1}
+
+
+def test_a_taints_key_is_its_resources_name_in_every_dialect():
+    """The mutating rule relies on it."""
+    assert all(dialect.taint_key == dialect.resource for dialect in dialects())
+
+
+def test_the_label_of_sgx_nodes_is_the_agents():
+    (policy,) = [policy for policy in POLICIES if policy["metadata"]["name"] == "kubenclave-raw-sgx"]
+
+    assert f'nodeSelector.?{NODE_LABEL[0]}.orValue("") == "{NODE_LABEL[1]}"' in policy["spec"]["matchConditions"][0]["expression"]
+
+
+def test_every_policy_has_a_binding_of_its_name_which_denies():
+    assert [binding["spec"]["policyName"] for binding in BINDINGS] == [policy["metadata"]["name"] for policy in POLICIES]
+    for binding in BINDINGS:
+        assert binding["metadata"]["name"] == binding["spec"]["policyName"]
+        if binding["kind"] == "ValidatingAdmissionPolicyBinding":
+            assert binding["spec"]["validationActions"] == ["Deny"]
+
+
+def test_missing_limits_allow():
+    (reference,) = [binding["spec"]["paramRef"] for binding in BINDINGS if "paramRef" in binding["spec"]]
+
+    assert reference == {"name": LIMITS_NAME, "namespace": NAMESPACE, "parameterNotFoundAction": "Allow"}
+
+
+def test_every_object_carries_the_labels_by_which_uninstall_finds_it():
+    assert all(document["metadata"]["labels"] == LABELS for document in DOCUMENTS)

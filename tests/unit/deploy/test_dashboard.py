@@ -1,0 +1,65 @@
+"""The Grafana dashboard shows what the node agent has, and nothing that it has not."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from kubenclave.install.metrics import POD_HELD, POD_MAPPED, SIMULATED, TOTAL
+
+DASHBOARD = json.loads((Path(__file__).parents[3] / "deploy" / "grafana" / "kubenclave-epc.json").read_text())
+PANELS = DASHBOARD["panels"]
+QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
+NAME = re.compile(r"\bkubenclave_[a-z_]+")
+
+
+def named(texts):
+    # The Prometheus client adds these two endings itself.
+    return {name.removesuffix("_total").removesuffix("_info") for text in texts for name in NAME.findall(text)}
+
+
+@pytest.fixture(scope="module")
+def agents():
+    metrics = pytest.importorskip("kubenclave.node.metrics", reason="the node agent has no metrics yet")
+    return named([inspect.getsource(metrics)])
+
+
+def test_every_query_asks_for_metrics_that_the_agent_has(agents):
+    variables = [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if isinstance(variable["query"], dict)]
+
+    assert named([*QUERIES, *variables]) <= agents
+
+
+def test_status_reads_metrics_that_the_agent_has(agents):
+    assert named([TOTAL, POD_HELD, POD_MAPPED, SIMULATED]) <= agents
+
+
+def test_a_rate_is_taken_of_counters_and_of_nothing_else():
+    for query in QUERIES:
+        assert ("rate(" in query or "increase(" in query) == ("_total{" in query)
+
+
+def test_every_query_is_bound_to_the_chosen_nodes():
+    assert all('{instance=~"$node"}' in query for query in QUERIES)
+
+
+def test_every_panel_has_its_place_its_unit_and_a_word_of_explanation():
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
+    for panel in PANELS:
+        assert panel["description"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["datasource"]["uid"] == "${datasource}"
+    for one, other in combinations([panel["gridPos"] for panel in PANELS], 2):
+        apart = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+        assert apart or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+
+
+def test_the_limit_in_the_picture_is_the_kubelets():
+    (panel,) = [panel for panel in PANELS if "kubenclave_list_message_bytes" in panel["targets"][0]["expr"]]
+
+    assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"] == 4 * 1024 * 1024

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from kubenclave.install.holders import Holder, holders
+from kubenclave.install.limits import limits
+from kubenclave.install.objects import Resource
+from kubenclave.kube import Node, Pod
+
+MIB = 1 << 20
+RESOURCES = (
+    Resource(dialect="openenclave", name="openenclave.io/sgx_epc_MiB", unit_bytes=MIB),
+    Resource(dialect="intel", name="sgx.intel.com/epc", unit_bytes=1),
+)
+SEEN = datetime(2026, 11, 24, 10, 30, 5, tzinfo=UTC)
+
+
+def pod(name, requests, *, node="sgx-1", phase="Running"):
+    return Pod(
+        name=name,
+        namespace="default",
+        uid=name,
+        labels={},
+        created_at=None,
+        phase=phase,
+        node=node,
+        unschedulable="",
+        reason="",
+        message="",
+        containers=(),
+        requests=requests,
+    )
+
+
+def node(name, **allocatable):
+    named = {resource.name: allocatable[resource.dialect] for resource in RESOURCES if resource.dialect in allocatable}
+    return Node(name=name, resource_version="1", ready=True, labels={}, taints=(), capacity=named, allocatable=named)
+
+
+def test_a_pod_holds_what_it_asked_for_in_bytes_whatever_the_dialect():
+    found = holders([pod("b", {"openenclave.io/sgx_epc_MiB": 10, "cpu": 1}), pod("a", {"sgx.intel.com/epc": 4096})], RESOURCES, ())
+
+    assert found == (
+        Holder(pod="default/a", node="sgx-1", epc_bytes=4096),
+        Holder(pod="default/b", node="sgx-1", epc_bytes=10 * MIB),
+    )
+
+
+def test_a_pod_that_has_ended_or_waits_or_asks_for_none_holds_nothing():
+    asking = {"openenclave.io/sgx_epc_MiB": 10}
+
+    assert holders([pod("a", asking, phase="Succeeded"), pod("b", asking, node=""), pod("c", {"cpu": 1})], RESOURCES, ()) == ()
+
+
+def test_what_is_held_by_claims_is_listed_with_the_rest():
+    claimed = Holder(pod="default/c", node="sgx-0", epc_bytes=MIB)
+
+    assert holders([pod("a", {"openenclave.io/sgx_epc_MiB": 1})], RESOURCES, (claimed,)) == (
+        claimed,
+        Holder(pod="default/a", node="sgx-1", epc_bytes=MIB),
+    )
+
+
+def test_the_limits_are_the_largest_node_of_each_dialect_that_is_offered():
+    document = limits([node("a", openenclave=40), node("b", openenclave=90), node("c")], RESOURCES, SEEN)
+
+    assert document["data"] == {"openenclave": "90", "seen": "2026-11-24T10:30:05Z"}
+    assert (document["metadata"]["name"], document["metadata"]["namespace"]) == ("kubenclave-epc-offered", "kube-system")
+
+
+def test_a_cluster_that_offers_nothing_now_keeps_the_limits_it_had():
+    assert limits([node("a", openenclave=0), node("b")], RESOURCES, SEEN) is None
+    assert limits([], RESOURCES, SEEN) is None
