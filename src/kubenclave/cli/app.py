@@ -37,13 +37,38 @@ _GROUPS = {
             ("kubenclave.cli.local:down", "down", "Stop the cluster and remove everything it left on this machine."),
         ),
     ),
+    "enclave": (
+        "Enclave files: read, measure, sign, compare and pack them.",
+        (
+            ("kubenclave.cli.enclave:inspect", "inspect", "Show an enclave's identity, signature, pages and EPC."),
+            ("kubenclave.cli.enclave:measure", "measure", "Measure the pages and compare with what is signed."),
+            ("kubenclave.cli.enclave:sign", "sign", "Sign an enclave, also with a key that is elsewhere."),
+            ("kubenclave.cli.enclave:keygen", "keygen", "Make a signing key as SGX demands it."),
+            ("kubenclave.cli.enclave:diff", "diff", "Show what changed between two builds."),
+            ("kubenclave.cli.enclave:pack", "pack", "Lay out an ELF program as an enclave in an SGXS stream."),
+        ),
+    ),
     "image": (
         "Small, reproducible images of enclave programs.",
-        (("kubenclave.cli.image:build", "build", "Build an image from a host program and its enclave file."),),
+        (
+            ("kubenclave.cli.image:build", "build", "Build an image from a host program and its enclave file."),
+            ("kubenclave.cli.image_registry:inspect", "inspect", "Show what an image is, and whether it is what it says."),
+            ("kubenclave.cli.image_registry:diff", "diff", "Show what differs between two images."),
+            ("kubenclave.cli.image_registry:push", "push", "Bring an image to a registry."),
+            ("kubenclave.cli.image_registry:pull", "pull", "Fetch an image from a registry."),
+            ("kubenclave.cli.image_registry:index", "index", "Join images into one index."),
+            ("kubenclave.cli.image:dockerfile", "dockerfile", "Write a Dockerfile that ends in this builder."),
+            ("kubenclave.cli.image:node_agent", "node-agent", "Build the node agent's image."),
+        ),
     ),
     "node": (
         "The cluster's SGX nodes.",
-        (("kubenclave.cli.node:prepare", "prepare", "Label a node as an SGX node and keep ordinary pods off it."),),
+        (
+            ("kubenclave.cli.node:prepare", "prepare", "Label a node as an SGX node and keep ordinary pods off it."),
+            ("kubenclave.cli.node:install", "install", "Install the node agent and wait until the SGX nodes offer EPC."),
+            ("kubenclave.cli.node:status", "status", "Show each SGX node's EPC, and which pod holds how much."),
+            ("kubenclave.cli.node:uninstall", "uninstall", "Remove what install applied, and nothing else."),
+        ),
     ),
 }
 

@@ -1,20 +1,46 @@
-"""``kubenclave image``: images of enclave programs."""
+"""``kubenclave image``: images of enclave programs. What speaks with registries is in ``image_registry``."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from kubenclave.cli.progress import step
-from kubenclave.cli.show import OutputOption, show
+from kubenclave.cli.progress import say, step
+from kubenclave.cli.show import OutputOption, show, write
 from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
-    from kubenclave.image import AddedFile, BuiltImage, GuideFigures
+    from kubenclave.image import AddedFile, BuiltImage, GuideFigures, Pushed, Reference, SigningKey
+
+SurroundingName = Literal["ca", "users", "nss", "resolv", "tz", "locale"]
+CompressionName = Literal["gzip", "zstd"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryOptions:
+    """How a registry is reached. Logins are those of docker login: $DOCKER_CONFIG or ~/.docker/config.json, and its credential helpers."""
+
+    ca: Annotated[Path | None, Parameter(help="A file with the certificate authorities to trust, instead of the system's.")] = None
+    plain_http: Annotated[bool, Parameter(help="Speak without encryption. A login is then sent to this machine itself only.")] = False
+    auth_host: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="A token server of another name than the registry's that may be told the login. Can be given again.", show_default=False
+        ),
+    ] = ()
+    entra_token_file: Annotated[
+        Path | None, Parameter(help="A file with a Microsoft Entra access token, for Azure Container Registry; - reads it from stdin.")
+    ] = None
+    mount_from: Annotated[
+        tuple[str, ...],
+        Parameter(help="A repository of the same registry that may have the layers already. Can be given again.", show_default=False),
+    ] = ()
 
 
 def build(
@@ -23,54 +49,150 @@ def build(
     ],
     host: Annotated[Path, Parameter(help="The program that a container starts: static, or dynamic with its libraries found for it.")],
     tag: Annotated[str, Parameter(help="The image's name, as in hello-enclave:1.0.")],
-    archive: Annotated[Path, Parameter(name=["-o", "--archive"], help="The file to write: an OCI archive.")],
+    archive: Annotated[Path | None, Parameter(name=["-o", "--archive"], help="Write an OCI archive to this file.")] = None,
+    layout: Annotated[Path | None, Parameter(help="Write an OCI layout to this new directory.")] = None,
+    push: Annotated[bool, Parameter(help="Bring the image to its registry.")] = False,
     enclave: Annotated[
         tuple[Path, ...],
-        Parameter(help="An enclave as SGXS stream; its signature (.sig) lies beside it. Can be given again.", show_default=False),
+        Parameter(
+            help="An enclave file, or a directory of them; the signature (.sig) of an SGXS stream lies beside it. Can be given again.",
+            show_default=False,
+        ),
     ] = (),
     add: Annotated[
-        tuple[str, ...], Parameter(help="A further file, as SOURCE:/PLACE/IN/IMAGE. Can be given again.", show_default=False)
+        tuple[str, ...], Parameter(help="A further file or directory, as SOURCE:/PLACE/IN/IMAGE. Can be given again.", show_default=False)
+    ] = (),
+    with_: Annotated[
+        tuple[SurroundingName, ...],
+        Parameter(
+            name="--with",
+            help="What else the program reads of the system: certificate authorities (ca), /etc/passwd (users), name services (nss), "
+            "/etc/hosts (resolv), time zones (tz), locales (locale). Can be given again.",
+            show_default=False,
+            show_choices=False,
+        ),
+    ] = (),
+    library: Annotated[
+        tuple[str, ...], Parameter(help="A library that the program opens by name. Can be given again.", show_default=False)
+    ] = (),
+    allow_missing: Annotated[
+        tuple[str, ...], Parameter(help="A library that may be missing. Can be given again.", show_default=False)
     ] = (),
     sysroot: Annotated[Path, Parameter(help="The root of the system whose libraries the program gets.")] = Path("/"),
+    env: Annotated[tuple[str, ...], Parameter(help="A variable, as NAME=VALUE. Can be given again.", show_default=False)] = (),
     user: Annotated[str, Parameter(help="Numeric uid or uid:gid of the process.")] = "65532:65532",
+    entrypoint: Annotated[
+        tuple[str, ...], Parameter(help="What a container starts instead of the program, word by word.", show_default=False)
+    ] = (),
+    workdir: Annotated[str, Parameter(help="Where it starts.")] = "/app",
+    strip: Annotated[bool, Parameter(help="Leave symbols out of the program and the libraries, never of an enclave.")] = False,
+    compression: Annotated[CompressionName, Parameter(help="How layers are compressed; zstd is smaller, gzip older.")] = "gzip",
+    attest: Annotated[bool, Parameter(help="Attach an SBOM (CycloneDX) and a provenance statement (SLSA).")] = False,
+    sign_key: Annotated[Path | None, Parameter(help="Sign the image as cosign does, with this ECDSA P-256 key in PEM.")] = None,
+    registry: RegistryOptions = RegistryOptions(),
     output: OutputOption = "table",
 ) -> None:
-    """Build an image of a host program and its enclaves: these, the libraries they need, and nothing else."""
+    """Build an image of a host program and its enclaves: these, what they need, and nothing else."""
     from kubenclave.image import (  # noqa: PLC0415 - loaded when it runs
         GUIDE_FIGURES,
+        Compression,
         ImageSpec,
+        Surrounding,
         build_image,
         parse_reference,
-        read_enclave_input,
+        read_enclave_inputs,
         source_date_epoch,
     )
 
-    reference = parse_reference(tag)
-    epoch_seconds = source_date_epoch(os.environ)
-    files = tuple(_added(text) for text in add)
-    with step(f"building {reference}") as report:
-        spec = ImageSpec(
-            reference=reference,
-            host=host,
-            enclaves=tuple(read_enclave_input(path) for path in enclave),
-            files=files,
-            command=arguments or None,
-            sysroot=sysroot,
-            user=user,
-            epoch_seconds=epoch_seconds,
+    if [archive is not None, layout is not None, push].count(True) == 0 or (archive is not None and layout is not None):
+        raise UsageError(
+            "The image is to be written to one place.", "Give -o FILE or --layout DIRECTORY, and --push where a registry is to have it."
         )
-        image = build_image(spec, archive, report)
+    reference = parse_reference(tag)
+    spec = ImageSpec(
+        reference=reference,
+        host=host,
+        enclaves=tuple(item for path in enclave for item in read_enclave_inputs(path)),
+        files=tuple(_added(text) for text in add),
+        libraries=library,
+        allow_missing=allow_missing,
+        surroundings=tuple(Surrounding(name) for name in with_),
+        entrypoint=entrypoint or None,
+        command=arguments or (() if entrypoint else None),
+        environment=dict(_variable(text) for text in env),
+        working_directory=workdir,
+        sysroot=sysroot,
+        user=user,
+        strip=strip,
+        compression=Compression(compression),
+        attest=attest,
+        signing_key=_signing_key(sign_key),
+        epoch_seconds=source_date_epoch(os.environ),
+    )
+    with tempfile.TemporaryDirectory(prefix="kubenclave-") as folder:
+        place = archive or layout or Path(folder) / "layout"
+        with step(f"building {reference}") as report:
+            image = build_image(spec, place, report, layout=archive is None)
+        pushed = _pushed(place, reference, registry) if push else None
+    for finding in image.findings:
+        say(f"note: {finding}")
+    report_ = _Report(image=image, pushed=pushed, guide=GUIDE_FIGURES)
     if output == "json":
-        show(_Report(image=image, guide=GUIDE_FIGURES), output=output)
+        show(report_, output=output)
         return
-    show(image.files, output=output)
-    print()  # noqa: T201 - an empty line between two tables of the result
-    show(_summary(image, GUIDE_FIGURES), output=output)
+    show([_File(path=file.path, role=file.role.value, size_bytes=file.size_bytes) for file in image.files], output=output)
+    write("\n")
+    show(_summary(report_), output=output)
+
+
+def node_agent(
+    *,
+    archive: Annotated[Path, Parameter(name=["-o", "--archive"], help="The file to write: an OCI archive.")],
+    tag: Annotated[str, Parameter(help="The image's name.")] = "kubenclave/node:local",
+    output: OutputOption = "table",
+) -> None:
+    """Build the image of the node agent from this installation: the running Python, the locked packages, the agent."""
+    from kubenclave.image import build_node_agent_image, parse_reference, source_date_epoch  # noqa: PLC0415
+
+    reference = parse_reference(tag)
+    with step(f"building {reference}") as report:
+        image = build_node_agent_image(reference, archive, report, epoch_seconds=source_date_epoch(os.environ))
+    show(
+        _AgentSummary(
+            image=image.reference,
+            digest=image.digest,
+            archive=image.archive,
+            files=len(image.files),
+            compressed_bytes=image.compressed_bytes,
+            uncompressed_bytes=image.uncompressed_bytes,
+        ),
+        output=output,
+    )
+
+
+def dockerfile(
+    *,
+    host: Annotated[str, Parameter(help="The host program, below the folder in which CMake builds.")],
+    enclave: Annotated[str, Parameter(help="The signed enclave, below the same folder.")],
+    tag: Annotated[str, Parameter(help="The image's name.")],
+) -> None:
+    """Write a multi-stage Dockerfile for an Open Enclave application, whose last stage packs it with this builder."""
+    from kubenclave.image import dockerfile as text  # noqa: PLC0415
+
+    write(text(host=host, enclave=enclave, tag=tag))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _File:
+    path: str
+    role: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Report:
     image: BuiltImage
+    pushed: Pushed | None
     guide: GuideFigures
 
 
@@ -78,23 +200,50 @@ class _Report:
 class _Summary:
     image: str
     digest: str
-    archive: Path
+    place: Path | str
     enclave_epc_bytes: int | None
     compressed_bytes: int
     uncompressed_bytes: int
+    saved_by_strip_bytes: int | None
+    attached: tuple[str, ...]
     guide: str
 
 
-def _summary(image: BuiltImage, guide: GuideFigures) -> _Summary:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _AgentSummary:
+    image: str
+    digest: str
+    archive: Path
+    files: int
+    compressed_bytes: int
+    uncompressed_bytes: int
+
+
+def _summary(report: _Report) -> _Summary:
+    image, guide = report.image, report.guide
     return _Summary(
         image=image.reference,
         digest=image.digest,
-        archive=image.archive,
+        place=image.archive if report.pushed is None else report.pushed.reference,
         enclave_epc_bytes=image.epc_bytes or None,
         compressed_bytes=image.compressed_bytes,
         uncompressed_bytes=image.uncompressed_bytes,
+        saved_by_strip_bytes=image.saved_bytes or None,
+        attached=tuple(item.kind for item in image.attached),
         guide=f"{guide.multi_stage_bytes / 1e6:.1f} MB multi-stage, {guide.single_stage_bytes / 1e9:.2f} GB single-stage ({guide.remark})",
     )
+
+
+def _pushed(place: Path, reference: Reference, registry: RegistryOptions) -> Pushed:
+    from kubenclave.cli.image_registry import push_to  # noqa: PLC0415
+
+    return push_to(place, str(reference), registry, name=None)
+
+
+def _signing_key(path: Path | None) -> SigningKey | None:
+    from kubenclave.image import read_signing_key  # noqa: PLC0415
+
+    return None if path is None else read_signing_key(path)
 
 
 def _added(text: str) -> AddedFile:
@@ -104,3 +253,11 @@ def _added(text: str) -> AddedFile:
     if not colon or not source:
         raise UsageError(f"--add {text!r} is not SOURCE:PLACE.", "Write it as in --add ca.pem:/etc/ssl/ca.pem.")
     return AddedFile(source=Path(source), path=path)
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        # The text could be a secret that was meant for somewhere else.
+        raise UsageError("A variable is not NAME=VALUE.", "Write it as in --env SGX_AESM_ADDR=1.")
+    return name, value

@@ -177,8 +177,16 @@ _E_SHOFF = slice(40, 48)
 _E_SHNUM_AND_SHSTRNDX = slice(60, 64)
 
 
-def mapped_part(data: bytes, name: str) -> bytes:
-    """Return an x86-64 ELF file without what no loader maps: debug information, symbol tables, section headers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MappedPart:
+    """Say what of an ELF file a loader maps: its first ``size_bytes``, of which ``head`` replaces the first."""
+
+    size_bytes: int
+    head: bytes
+
+
+def mapped_part(stream: IO[bytes], name: str) -> MappedPart:
+    """Find an x86-64 ELF file without what no loader maps: debug information, symbol tables, section headers.
 
     The file is cut behind its last segment and its header says that there are no sections. For programs and libraries only; an enclave
     file must never pass through here, since its signature and measurement may lie in sections.
@@ -189,13 +197,15 @@ def mapped_part(data: bytes, name: str) -> bytes:
         Refused: It is damaged.
     """
     with _in_words(name):
-        elf = _open(io.BytesIO(data), name)
+        elf = _open(stream, name)
         segments = _segments(elf, name)
         ends = [int(segment["p_offset"]) + int(segment["p_filesz"]) for segment in segments]
         end = max([elf["e_phoff"] + elf["e_phnum"] * elf["e_phentsize"], _E_SHNUM_AND_SHSTRNDX.stop, *ends])
-    if end > len(data):
+    size_bytes = stream.seek(0, io.SEEK_END)
+    if end > size_bytes:
         raise _damaged(name, f"a segment ends at {end}, behind the end of the file")
-    kept = bytearray(data[:end])
-    kept[_E_SHOFF] = bytes(8)
-    kept[_E_SHNUM_AND_SHSTRNDX] = bytes(4)
-    return bytes(kept)
+    stream.seek(0)
+    head = bytearray(stream.read(_E_SHNUM_AND_SHSTRNDX.stop))
+    head[_E_SHOFF] = bytes(8)
+    head[_E_SHNUM_AND_SHSTRNDX] = bytes(4)
+    return MappedPart(size_bytes=end, head=bytes(head))

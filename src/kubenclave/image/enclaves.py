@@ -1,6 +1,6 @@
-"""Read an enclave file and its signature for an image, with the facts that the image will carry.
+"""Read enclave files and what they are. The room ``sgx`` knows the formats; this opens the files and calls it.
 
-Reads two files; what they mean is decided by ``kubenclave.sgx``.
+An SGXS stream ``x.sgxs`` comes with its signature ``x.sig``; other formats carry their signature in themselves.
 """
 
 from __future__ import annotations
@@ -22,14 +22,23 @@ if TYPE_CHECKING:
 MAX_ENCLAVE_BYTES = 4 * 1024**3
 # Larger than a SIGSTRUCT (1808 bytes), so that a wrong file is still told by its size.
 _MAX_SIGNATURE_BYTES = 64 * 1024
+# More enclaves in one image are a mistake of the directory named.
+MAX_ENCLAVES = 256
+_SIGNATURE_ENDING = ".sig"
+_ELF = b"\x7fELF"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveFacts:
-    """Hold what an enclave is and takes: its checked identity and the EPC of one running instance."""
+    """Hold what an enclave is and takes: its checked identity, the EPC of one running instance, its threads and its file's format.
+
+    ``format`` is ``open-enclave``, ``intel-sdk`` or ``sgxs``.
+    """
 
     identity: EnclaveIdentity
     epc_bytes: int
+    threads: int
+    format: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,24 +49,63 @@ class EnclaveInput:
     facts: EnclaveFacts
 
 
-def read_enclave_input(path: Path) -> EnclaveInput:
-    """Read an SGXS stream and the SIGSTRUCT beside it (same name, ending ``.sig``).
+def read_enclave_inputs(path: Path) -> tuple[EnclaveInput, ...]:
+    """Read an enclave file, or every enclave of a directory in the order of their names.
 
     Raises:
-        NotFound: The file or its signature is not there.
+        NotFound: A file or its signature is not there, or the directory holds no enclave.
+        Refused: A file is of no known format, damaged, or its signature is not one of this enclave.
+    """
+    if not path.is_dir():
+        return (read_enclave_input(path),)
+    found = sorted(item for item in path.iterdir() if item.suffix != _SIGNATURE_ENDING and not item.name.startswith("."))
+    if not found:
+        raise NotFound(f"The directory {path} holds no enclave.", "Name a directory with enclave files and nothing else.")
+    if len(found) > MAX_ENCLAVES:
+        raise Refused(
+            f"The directory {path} holds more than {MAX_ENCLAVES} files.", "Name a directory with enclave files and nothing else."
+        )
+    return tuple(read_enclave_input(item) for item in found)
+
+
+def read_enclave_input(path: Path) -> EnclaveInput:
+    """Read an enclave file and the SIGSTRUCT beside it (same name, ending ``.sig``), if there is one.
+
+    Raises:
+        NotFound: The file is not there, or has no signature.
         Refused: The file is of no known format, damaged, or its signature is not one of this enclave.
     """
-    signature = path.with_suffix(".sig")
+    signature = path.with_suffix(_SIGNATURE_ENDING)
     data = _read(path, MAX_ENCLAVE_BYTES)
-    sigstruct = _read(signature, _MAX_SIGNATURE_BYTES) if signature.exists() and signature != path else None
+    # An ELF file holds its signature in itself.
+    beside = not data.startswith(_ELF) and signature.exists() and signature != path
+    sigstruct = _read(signature, _MAX_SIGNATURE_BYTES) if beside else None
     try:
-        enclave = read_enclave(data, sigstruct)
-        if sigstruct is None:
-            raise NotFound(f"{signature}, the signature of {path.name}, does not exist.", "Sign the enclave; the .sig file lies beside it.")
-        facts = EnclaveFacts(identity=enclave.verified_identity(), epc_bytes=enclave.epc_need.epc_bytes)
+        facts = enclave_facts(data, sigstruct)
+    except NotFound as exc:
+        raise NotFound(f"{signature}, the signature of {path.name}, does not exist.", exc.hint) from exc
     except Refused as exc:
         raise Refused(f"{path}: {exc.what}", f"{exc.hint} A file that is no enclave is added with --add.".lstrip()) from exc
-    return EnclaveInput(files=((path.name, data), (signature.name, sigstruct)), facts=facts)
+    files = ((path.name, data),) if sigstruct is None else ((path.name, data), (signature.name, sigstruct))
+    return EnclaveInput(files=files, facts=facts)
+
+
+def enclave_facts(data: bytes, sigstruct: bytes | None) -> EnclaveFacts:
+    """Measure an enclave, check its signature and return what it is.
+
+    Raises:
+        NotFound: It has no signature.
+        Refused: It is of no known format, damaged, or its signature is not one of this enclave.
+    """
+    enclave = read_enclave(data, sigstruct)
+    if enclave.sigstruct is None:
+        raise NotFound("The enclave has no signature.", "Sign the enclave; the .sig file of an SGXS stream lies beside it.")
+    return EnclaveFacts(
+        identity=enclave.verified_identity(),
+        epc_bytes=enclave.epc_need.epc_bytes,
+        threads=sum(run.page_count for run in enclave.layout.runs if run.is_tcs),
+        format=enclave.format.name.lower().replace("_", "-"),
+    )
 
 
 def _read(path: Path, limit_bytes: int) -> bytes:

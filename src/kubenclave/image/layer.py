@@ -6,6 +6,7 @@ because PAX headers carry process ids and fractions of seconds.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import posixpath
@@ -13,6 +14,7 @@ import re
 import tarfile
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from kubenclave.errors import Refused
@@ -20,7 +22,6 @@ from kubenclave.image.sysroot import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     Report = Callable[[str], None]
 
@@ -30,6 +31,7 @@ _FILE_MODE = 0o644
 _DIRECTORY_MODE = 0o755
 # Eleven octal digits of USTAR's size field.
 MAX_FILE_BYTES = 8**11 - 1
+_COPY_BYTES = 256 * 1024
 # Files of this size and more are named while they are written: they take a second or so.
 _LARGE_BYTES = 32 * 1024 * 1024
 
@@ -45,11 +47,27 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CutFile:
+    """Name a file of this machine that is taken in part: its first ``size_bytes``, of which ``head`` replaces the first.
+
+    ``saved_bytes`` is what is left out.
+    """
+
+    path: Path
+    size_bytes: int
+    head: bytes
+    saved_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """Name a regular file of the image by its absolute path, with where its bytes come from: a file without links, or memory."""
+    """Name a regular file of the image by its absolute path, with where its bytes come from.
+
+    That is a file by a path without links, a part of one, or memory.
+    """
 
     path: str
-    source: Path | bytes
+    source: Path | CutFile | bytes
     role: Role
     executable: bool = False
 
@@ -73,12 +91,13 @@ Entry = File | Link | Directory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FileSize:
-    """Hold one file of the image and its size."""
+class FileFacts:
+    """Hold one file of the image, its size and the SHA-256 of its content in hexadecimal."""
 
     path: str
     role: Role
     size_bytes: int
+    sha256: str
 
 
 def arrange(entries: Iterable[Entry]) -> list[Entry]:
@@ -110,12 +129,12 @@ def _check_path(path: str) -> None:
         raise Refused(f"{path!r} is no plain absolute path of a file.", hint)
 
 
-def write_layer(entries: Sequence[Entry], stream: IO[bytes], *, epoch_seconds: int, report: Report) -> list[FileSize]:
-    """Write arranged entries as an uncompressed layer and return the sizes of its files.
+def write_layer(entries: Sequence[Entry], write: Callable[[bytes], object], *, epoch_seconds: int, report: Report) -> list[FileFacts]:
+    """Write arranged entries as an uncompressed layer and return the facts of its files.
 
     Args:
         entries: As ``arrange`` returns them.
-        stream: Where the tar goes; written from front to back.
+        write: Where the tar goes, piece by piece.
         epoch_seconds: The time that every file bears.
         report: Told the name of each large file.
 
@@ -123,53 +142,77 @@ def write_layer(entries: Sequence[Entry], stream: IO[bytes], *, epoch_seconds: i
         Refused: A file changed while it was read, or is too large or its name too long for the format.
         NotFound: A file cannot be read.
     """
-    sizes = []
-    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.USTAR_FORMAT, encoding="utf-8", errors="strict") as tar:
-        for entry in entries:
-            header = tarfile.TarInfo(entry.path.lstrip("/"))
-            header.mtime = epoch_seconds
-            if isinstance(entry, File):
-                sizes.append(_write_file(tar, header, entry, report))
-                continue
-            if isinstance(entry, Link):
-                header.type, header.linkname, header.mode = tarfile.SYMTYPE, entry.target, 0o777
-            else:
-                header.type, header.mode = tarfile.DIRTYPE, _DIRECTORY_MODE
-            _add(tar, header, None, entry)
-    return sizes
+    files = []
+    for entry in entries:
+        header = tarfile.TarInfo(entry.path.lstrip("/"))
+        header.mtime = epoch_seconds
+        if isinstance(entry, File):
+            files.append(_write_file(write, header, entry, report))
+            continue
+        if isinstance(entry, Link):
+            header.type, header.linkname, header.mode = tarfile.SYMTYPE, entry.target, 0o777
+        else:
+            header.type, header.mode = tarfile.DIRTYPE, _DIRECTORY_MODE
+        write(_header_block(header, entry))
+    write(bytes(2 * tarfile.BLOCKSIZE))
+    return files
 
 
-def _write_file(tar: tarfile.TarFile, header: tarfile.TarInfo, entry: File, report: Report) -> FileSize:
+def _write_file(write: Callable[[bytes], object], header: tarfile.TarInfo, entry: File, report: Report) -> FileFacts:
     header.mode = _EXECUTABLE_MODE if entry.executable else _FILE_MODE
     if isinstance(entry.source, bytes):
         header.size = len(entry.source)
-        _add(tar, header, io.BytesIO(entry.source), entry)
-        return FileSize(path=entry.path, role=entry.role, size_bytes=header.size)
-    with open_regular(entry.source) as file:
+        write(_header_block(header, entry))
+        sha256 = _copy(io.BytesIO(entry.source), header.size, b"", write, entry)
+        write(_padding(header.size))
+        return _facts(entry, header.size, sha256)
+    cut = entry.source if isinstance(entry.source, CutFile) else None
+    place = entry.source if isinstance(entry.source, Path) else entry.source.path
+    with open_regular(place) as file:
         before = os.fstat(file.fileno())
-        header.size = before.st_size
+        header.size = before.st_size if cut is None else cut.size_bytes
         if header.size >= _LARGE_BYTES:
             report(f"packing {entry.path}")
-        _add(tar, header, file, entry)
+        write(_header_block(header, entry))
+        sha256 = _copy(file, header.size, b"" if cut is None else cut.head, write, entry)
         after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise _changed(entry)
-    return FileSize(path=entry.path, role=entry.role, size_bytes=header.size)
+    write(_padding(header.size))
+    return _facts(entry, header.size, sha256)
 
 
-def _add(tar: tarfile.TarFile, header: tarfile.TarInfo, content: IO[bytes] | None, entry: Entry) -> None:
+def _copy(file: IO[bytes], size_bytes: int, head: bytes, write: Callable[[bytes], object], entry: Entry) -> bytes:
+    sha256 = hashlib.sha256(head)
+    write(head)
+    file.seek(len(head))
+    left = size_bytes - len(head)
+    while left:
+        data = file.read(min(left, _COPY_BYTES))
+        if not data:
+            raise _changed(entry)
+        sha256.update(data)
+        write(data)
+        left -= len(data)
+    return sha256.digest()
+
+
+def _facts(entry: File, size_bytes: int, sha256: bytes) -> FileFacts:
+    return FileFacts(path=entry.path, role=entry.role, size_bytes=size_bytes, sha256=sha256.hex())
+
+
+def _header_block(header: tarfile.TarInfo, entry: Entry) -> bytes:
     if header.size > MAX_FILE_BYTES:
         raise Refused(f"{entry.path} has {header.size} bytes; a layer's file can have {MAX_FILE_BYTES}.", "Mount it as a volume instead.")
     try:
-        tar.addfile(header, content)
+        return header.tobuf(tarfile.USTAR_FORMAT, "utf-8", "strict")
     except ValueError as exc:
         raise Refused(f"The path {entry.path} or its target is too long for an image layer.", "Shorten it.") from exc
-    except OSError as exc:
-        # tarfile's own complaint about a file that ended early bears no error number; one of the system's does.
-        if exc.errno is None and isinstance(entry, File):
-            raise _changed(entry) from exc
-        raise
 
 
-def _changed(entry: File) -> Refused:
+def _padding(size_bytes: int) -> bytes:
+    return bytes(-size_bytes % tarfile.BLOCKSIZE)
+
+
+def _changed(entry: Entry) -> Refused:
     return Refused(f"{entry.path} changed while it was read.", "Build again when nothing writes to it.")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,32 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         except BaseException:
             with suppress(OSError):
                 partial.unlink()
+            raise
+    except OSError as exc:
+        raise _in_words(exc, path) from exc
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """Give an empty directory that becomes ``path`` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        NotFound: The directory of ``path`` is not there.
+        UsageError: There is something at ``path`` already.
+        HostUnfit: The disk is full or the place may not be written to.
+    """
+    # rename(2) lets an empty directory be replaced, and nothing else.
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise UsageError(f"{path} is there already.", "Name a new or empty directory for the image layout.")
+    try:
+        partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:64]}.", suffix=".partial"))
+        try:
+            yield partial
+            partial.chmod(0o755)
+            partial.replace(path)
+            _sync_directory(path.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
             raise
     except OSError as exc:
         raise _in_words(exc, path) from exc

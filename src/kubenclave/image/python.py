@@ -20,11 +20,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from kubenclave.errors import NotFound, Refused
-from kubenclave.image.build import APPLICATION_DIRECTORY, library_entries
 from kubenclave.image.closure import Closure, Start, find_closure
-from kubenclave.image.elf import mapped_part
+from kubenclave.image.content import library_entries
 from kubenclave.image.layer import File, Link, Role
 from kubenclave.image.ldso import DEFAULT_DIRECTORIES
+from kubenclave.image.spec import APPLICATION_DIRECTORY
+from kubenclave.image.strip import without_symbols
 from kubenclave.image.sysroot import Sysroot, open_regular
 
 if TYPE_CHECKING:
@@ -58,8 +59,6 @@ _MARSHAL_VERSION = 2
 _KEPT_METADATA = re.compile(r"METADATA|entry_points\.txt|(licenses/.*)|((LICEN[CS]E|COPYING|NOTICE|AUTHORS)[^/]*)")
 _LEFT_OUT_SUFFIXES = frozenset({".c", ".cc", ".h", ".pyi", ".pyc", ".pyx", ".pxd", ".a", ".o"})
 _MAX_MODULE_BYTES = 16 * 1024 * 1024
-# libpython with debug information has some 25 MB.
-_MAX_NATIVE_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +219,8 @@ def _own_sources(program: PythonProgram, packages: str) -> Iterator[File]:
         if not start.exists():
             raise NotFound(f"{start} does not exist.", "Use a complete checkout or installation of kubenclave.")
         for source in [start] if start.is_file() else _walk(start, left_out=frozenset({"__pycache__"})):
-            if source.suffix == ".py":
+            # Tables lie beside the modules that read them.
+            if source.suffix in {".py", ".toml"}:
                 yield _file(source, f"{packages}/{source.relative_to(program.source_root)}")
 
 
@@ -252,7 +252,7 @@ def _libraries(files: Iterable[File], interpreter: Interpreter) -> list[Entry]:
 def _opened_by_name(sysroot: Sysroot, name: str) -> File:
     for directory in DEFAULT_DIRECTORIES:
         found = sysroot.canonical(f"{directory}/{name}")
-        if found is not None:
+        if found is not None and sysroot.source(found).is_file():
             return File(path=f"{directory}/{name}", source=sysroot.source(found), role=Role.LIBRARY, executable=True)
     raise NotFound(f"{name}, which glibc loads when a thread ends, was not found.", "Install the package libgcc-s1.")
 
@@ -260,11 +260,11 @@ def _opened_by_name(sysroot: Sysroot, name: str) -> File:
 def _ready(entries: Iterable[Entry]) -> Iterator[Entry]:
     """Cut native code to what is loaded, and put compiled modules beside their sources."""
     for entry in entries:
-        if not isinstance(entry, File) or isinstance(entry.source, bytes):
+        if not isinstance(entry, File) or not isinstance(entry.source, Path):
             yield entry
             continue
         if entry.role is not Role.FILE:
-            yield replace(entry, source=mapped_part(_read(entry.source, _MAX_NATIVE_BYTES), str(entry.source)), executable=True)
+            yield replace(entry, source=without_symbols(entry.source), executable=True)
             continue
         source = _read(entry.source, _MAX_MODULE_BYTES)
         yield replace(entry, source=source)

@@ -15,6 +15,7 @@ _HOST = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-
 _REFERENCE = re.compile(
     rf"(?:(?P<host>{_HOST})/)?(?P<path>{_COMPONENT}(?:/{_COMPONENT})*)(?::(?P<tag>[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}}))?"
 )
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 # Of the repository without tag (reference.go, RepositoryNameTotalLengthMax).
 MAX_REPOSITORY_CHARACTERS = 255
 
@@ -29,6 +30,39 @@ class Reference:
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.repository}:{self.tag}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """Hold what names an image in a registry: by tag, by digest, or by both, where the digest counts."""
+
+    registry: str
+    repository: str
+    tag: str | None
+    digest: str | None
+
+    @property
+    def name(self) -> str:
+        """Name the repository."""
+        return f"{self.registry}/{self.repository}"
+
+    def __str__(self) -> str:
+        return f"{self.name}{f':{self.tag}' if self.tag else ''}{f'@{self.digest}' if self.digest else ''}"
+
+
+def parse_remote(text: str) -> Remote:
+    """Read a name such as ``registry.example/team/hello:1.0`` or ``registry.example/team/hello@sha256:...``.
+
+    Raises:
+        UsageError: It is not the name of an image.
+    """
+    name, at, digest = text.partition("@")
+    if at and not _DIGEST.fullmatch(digest):
+        raise UsageError(f"{digest[:80]!r} is no digest.", "Write it as in hello@sha256:, followed by 64 hexadecimal digits.")
+    reference = parse_reference(name)
+    tagged = ":" in name.rpartition("/")[2]
+    tag = reference.tag if tagged or not at else None
+    return Remote(registry=reference.registry, repository=reference.repository, tag=tag, digest=digest or None)
 
 
 def parse_reference(text: str) -> Reference:

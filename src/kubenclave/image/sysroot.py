@@ -94,20 +94,35 @@ class Sysroot:
 
 
 def open_regular(place: Path) -> IO[bytes]:
-    """Open a regular file that is no symbolic link, without waiting on anything that is not one.
+    """Open a regular file by a path without symbolic links, without waiting on anything that is not one.
+
+    No part of the path is followed if it is a link: what put one there since the path was found leads nowhere.
 
     Raises:
         NotFound: It is not there or may not be read.
-        Refused: It is not a regular file.
+        Refused: It is not a regular file, or a part of its path is a symbolic link.
     """
     try:
-        # O_NONBLOCK: opening a pipe must not wait for its other end. O_NOFOLLOW: the links were followed before, inside the root.
-        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _open_without_links(place)
     except OSError as exc:
-        if exc.errno == errno.ELOOP:
+        # ENOTDIR is what a link gives where a directory is wanted.
+        if exc.errno == errno.ELOOP or (exc.errno == errno.ENOTDIR and place.exists()):
             raise Refused(f"{place} became a symbolic link while it was read.", "Build again when nothing changes these files.") from exc
         raise NotFound(f"{place} cannot be read: {exc.strerror}.", "Check the path and its permissions.") from exc
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Refused(f"{place} is not a regular file.", "Only regular files can be part of an image.")
     return os.fdopen(descriptor, "rb")
+
+
+def _open_without_links(place: Path) -> int:
+    directory = os.open(place.anchor or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for part in place.parts[1 if place.anchor else 0 : -1]:
+            below = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        # O_NONBLOCK: opening a pipe must not wait for its other end.
+        return os.open(place.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    finally:
+        os.close(directory)

@@ -95,7 +95,7 @@ def test_the_report_names_files_sizes_and_the_guides_figures(compile_c, tmp_path
         (["--host", "/bin/ls", "--tag", "X", "-o", "x.tar"], 2, "'X' is no image name"),
         (["--host", "/bin/ls", "--tag", "x", "-o", "no/x.tar"], 5, "The directory no does not exist"),
         (["--host", "/bin/ls", "--tag", "x", "-o", "x.tar", "--add", "a"], 2, "--add 'a' is not SOURCE:PLACE"),
-        (["--host", "/bin/ls", "--tag", "x", "-o", "x.tar", "--enclave", "/bin/ls"], 3, "is not an SGXS stream"),
+        (["--host", "/bin/ls", "--tag", "x", "-o", "x.tar", "--enclave", "/bin/ls"], 3, "so it is no enclave of a known SDK"),
         (["--host", "/bin/ls", "--tag", "x", "-o", "x.tar", "--sysroot", "/var/empty-of-libraries"], 5, "which was not found"),
     ],
 )

@@ -115,6 +115,8 @@ def test_an_image_carries_what_its_enclave_is_and_takes(build, enclave, enclave_
         "kubenclave.enclave.0.debug-allowed": "false",
         # Three pages, SECS, one version array.
         "kubenclave.enclave.0.epc-bytes": str(5 * 4096),
+        "kubenclave.enclave.0.threads": "0",
+        "kubenclave.enclave.0.format": "sgxs",
     }
     assert image.epc_bytes == 5 * 4096
 
@@ -145,7 +147,7 @@ def test_an_unsigned_enclave_is_not_packed(enclave):
 def test_a_file_of_unknown_format_is_no_enclave_but_can_be_added(build, tmp_path):
     (tmp_path / "notes.txt").write_text("notes")
 
-    with pytest.raises(Refused, match=r"notes.txt: .* is not an SGXS stream") as caught:
+    with pytest.raises(Refused, match=r"notes.txt: .* is neither an ELF file nor an SGXS stream") as caught:
         read_enclave_input(tmp_path / "notes.txt")
     assert "--add" in caught.value.hint
     image = build(files=(AddedFile(source=tmp_path / "notes.txt", path="/etc/notes/"),))
@@ -173,12 +175,15 @@ def test_the_chosen_time_is_everywhere(build):
         assert {member.mtime for member in members(data)} == {1_700_000_000}
 
 
-def test_a_changed_enclave_leaves_the_layer_of_libraries_as_it_was(build, enclave):
-    first = build()
-    second = build(enclaves=(read_enclave_input(enclave),))
+def test_a_changed_enclave_changes_the_layer_of_enclaves_alone(build, enclave):
+    first = build(enclaves=(read_enclave_input(enclave),))
+    changed = read_enclave_input(enclave)
+    changed = dataclasses.replace(changed, files=tuple((name, data + b"x") for name, data in changed.files))
+    second = build(enclaves=(changed,))
 
-    assert second.layers[0] == first.layers[0]
-    assert second.layers[1].digest != first.layers[1].digest
+    assert [layer.comment for layer in first.layers] == ["libraries", "application", "enclaves"]
+    assert second.layers[:2] == first.layers[:2]
+    assert second.layers[2].digest != first.layers[2].digest
 
 
 def test_sizes_add_up(build):

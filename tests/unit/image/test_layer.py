@@ -14,7 +14,7 @@ def file(path, source=b"x", **more):
 
 def write(entries, report=lambda _: None):
     stream = io.BytesIO()
-    sizes = write_layer(arrange(entries), stream, epoch_seconds=5, report=report)
+    sizes = write_layer(arrange(entries), stream.write, epoch_seconds=5, report=report)
     return sizes, stream.getvalue()
 
 

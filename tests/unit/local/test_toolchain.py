@@ -85,7 +85,7 @@ def test_the_key_changes_with_the_pinned_modules(monkeypatch, tmp_path):
 
 
 def test_no_toolchain_is_fetched_behind_the_users_back():
-    assert programs._environment()["GOTOOLCHAIN"] == "local"  # noqa: SLF001 - the environment is the fact under test
+    assert programs._environment()["GOTOOLCHAIN"] == "local"
 
 
 def test_paths_follow_the_xdg_specification():
