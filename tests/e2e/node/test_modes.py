@@ -274,6 +274,7 @@ class TestExtendedResource:
         agent.cluster.kubectl("annotate", "node", NODE, f"{told}={EPC}")
         try:
             until(lambda: agent.allocatable(ENCLAVE) == "0", "the device is taken back")
+            until(lambda: any(line["event"] == "epc.not_in_status" for line in agent.log()), "the refusal is in the log")
             refusal = next(line for line in reversed(agent.log()) if line["event"] == "epc.not_in_status")
             assert "node feature discovery manages sgx.intel.com/epc" in refusal["what"]
             assert refusal["hint"]
