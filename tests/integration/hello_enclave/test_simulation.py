@@ -34,7 +34,7 @@ def run_enclave(example, built, key, tmp_path):
             f'.text\n.globl enclave_entry\nenclave_entry:\n{code}\n{data}\n.section .note.GNU-stack, "", @progbits\n', encoding="utf-8"
         )
         elf = tmp_path / "enclave.elf"
-        subprocess.run(["gcc", *example._ENCLAVE_FLAGS, "-o", elf, source], check=True, timeout=60, cwd=tmp_path)  # noqa: SLF001 - the flags are the fact
+        subprocess.run(["gcc", *example._ENCLAVE_FLAGS, "-o", elf, source], check=True, timeout=60, cwd=tmp_path)
         layout = lay_out(elf.read_bytes(), heap_pages=2, stack_pages=1, threads=1)
         sigstruct = sign(draft_sigstruct(mrenclave=measure(layout), date=dt.date(2026, 1, 1)), key)
         stream, signature = tmp_path / "enclave.sgxs", tmp_path / "enclave.sig"
