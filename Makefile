@@ -40,7 +40,6 @@ e2e: setup-test kubernetes ## The real local cluster; needs root
 	@$(BIN)/pytest tests/e2e
 
 bench: setup-test kubernetes ## Figures, each beside its baseline in the same run
-	@$(call debian_packages,requirements/debian-bench.txt)
 	@$(BIN)/pytest tests/bench -s
 
 kubernetes: $(INSTALLED) ## The Kubernetes programs, built once into the cache

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import posixpath
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from kubenclave.errors import KubenclaveError, NotFound
 from kubenclave.image.closure import Start, find_closure
-from kubenclave.image.elf import NotElf, OtherMachine, read_elf
+from kubenclave.image.elf import NotElf, OtherMachine, dynamic_names, read_elf
 from kubenclave.image.layer import CutFile, Directory, Entry, File, Link, Role, arrange
 from kubenclave.image.ldso import cache_file
 from kubenclave.image.needs.findings import Finding, find_findings
 from kubenclave.image.needs.rules import opened
 from kubenclave.image.needs.surroundings import surrounding_entries, surrounding_libraries
-from kubenclave.image.needs.words import NO_WORDS, Words, read_words
+from kubenclave.image.needs.words import NO_WORDS, Words, imported, read_words
 from kubenclave.image.oci.documents import RunConfig
 from kubenclave.image.spec import APPLICATION_DIRECTORY, absolute, image_variables, numeric_user
 from kubenclave.image.strip import stripped
@@ -108,8 +108,9 @@ class _Needs:
     def opened_by(self, source: Path, is_program: bool) -> tuple[Opened, ...]:
         with open_regular(source) as file:
             words: Words = read_words(file, only_runtimes=not is_program)
-        if is_program:
-            self.words |= words
+            if is_program:
+                words = replace(words, imports=imported(dynamic_names(file, str(source))))
+                self.words |= words
         return opened(words, is_program=is_program, environment=self._environment)
 
 

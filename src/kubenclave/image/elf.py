@@ -26,9 +26,11 @@ MAX_SEGMENTS = 73
 MAX_DYNAMIC_ENTRIES = 4096
 # PATH_MAX of Linux (limits.h): a longer name cannot be opened.
 MAX_NAME_BYTES = 4096
+# C++ programs of some hundred MB have some ten MB of names.
+MAX_STRINGS_BYTES = 32 * 1024 * 1024
 _DYNAMIC_ENTRY_BYTES = 16
 
-_WANTED_TAGS = frozenset({"DT_NEEDED", "DT_SONAME", "DT_RPATH", "DT_RUNPATH", "DT_STRTAB", "DT_FLAGS_1"})
+_WANTED_TAGS = frozenset({"DT_NEEDED", "DT_SONAME", "DT_RPATH", "DT_RUNPATH", "DT_STRTAB", "DT_STRSZ", "DT_FLAGS_1"})
 _DF_1_NODEFLIB = 0x800
 
 
@@ -70,6 +72,26 @@ def read_elf(stream: IO[bytes], name: str) -> ElfFacts:
     """
     with _in_words(name):
         return _facts(_open(stream, name), name)
+
+
+def dynamic_names(stream: IO[bytes], name: str) -> frozenset[bytes]:
+    """Return the names in an ELF file's dynamic string table: what it imports and exports, among others; none if it is no such file.
+
+    Raises:
+        Refused: It is damaged.
+    """
+    try:
+        with _in_words(name):
+            elf = _open(stream, name)
+            segments = _segments(elf, name)
+            dynamic = _first(segments, "PT_DYNAMIC")
+            tags = _dynamic_tags(elf, dynamic, name) if dynamic else {}
+            if "DT_STRSZ" not in tags:
+                return frozenset()
+            stream.seek(_strings_offset(segments, tags, name))
+            return frozenset(stream.read(min(tags["DT_STRSZ"][0], MAX_STRINGS_BYTES)).split(b"\0"))
+    except (NotElf, OtherMachine):
+        return frozenset()
 
 
 def _open(stream: IO[bytes], name: str) -> ELFFile:
@@ -141,7 +163,7 @@ def _dynamic_tags(elf: ELFFile, segment: Mapping[str, int | str], name: str) -> 
 
 def _strings_offset(segments: Sequence[Mapping[str, int | str]], tags: Mapping[str, Sequence[int]], name: str) -> int:
     """Turn the string table's address into its place in the file, as the loader does through the loaded segments."""
-    if not tags.keys() & {"DT_NEEDED", "DT_SONAME", "DT_RPATH", "DT_RUNPATH"}:
+    if not tags.keys() & {"DT_NEEDED", "DT_SONAME", "DT_RPATH", "DT_RUNPATH", "DT_STRSZ"}:
         return 0
     address = next(iter(tags.get("DT_STRTAB", ())), None)
     for segment in segments:

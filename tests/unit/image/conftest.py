@@ -9,7 +9,7 @@ import pytest
 
 from kubenclave.sgx import EnclaveLayout, PageRun, draft_sigstruct, generate_signing_key, measure, sign, write_sgxs
 
-_NEEDED, _STRTAB, _SONAME, _RPATH, _RUNPATH, _FLAGS_1 = 1, 5, 14, 15, 29, 0x6FFFFFFB
+_NEEDED, _STRTAB, _STRSZ, _SONAME, _RPATH, _RUNPATH, _FLAGS_1 = 1, 5, 10, 14, 15, 29, 0x6FFFFFFB
 _SECINFO_REG_RW = 0x203
 
 
@@ -23,8 +23,12 @@ def elf_bytes(
     machine: int = 62,
     tail: bytes = b"",
     no_default_libs: bool = False,
+    names: Sequence[str] = (),
 ) -> bytes:
-    """Lay out an ELF-64 file: header, program headers, strings, dynamic table; ``tail`` is what no segment holds."""
+    """Lay out an ELF-64 file: header, program headers, strings, dynamic table.
+
+    ``names`` are further strings of the dynamic table, as imports are; ``tail`` is what no segment holds.
+    """
     strings = bytearray(b"\0")
 
     def text(value: str) -> int:
@@ -36,10 +40,12 @@ def elf_bytes(
     entries += [(tag, text(value)) for tag, value in ((_SONAME, soname), (_RPATH, rpath), (_RUNPATH, runpath)) if value is not None]
     entries += [(_FLAGS_1, 0x800)] if no_default_libs else []
     interpreter_at = text(interpreter) if interpreter else 0
+    for name in names:
+        text(name)
     count = 3 if interpreter else 2
     strings_at = 64 + 56 * count
     dynamic_at = (strings_at + len(strings) + 7) & ~7
-    table = b"".join(struct.pack("<QQ", *entry) for entry in [*entries, (_STRTAB, strings_at), (0, 0)])
+    table = b"".join(struct.pack("<QQ", *entry) for entry in [*entries, (_STRTAB, strings_at), (_STRSZ, len(strings)), (0, 0)])
     end = dynamic_at + len(table)
     headers = struct.pack("<IIQQQQQQ", 1, 4, 0, 0, 0, end, end, 4096) + struct.pack(
         "<IIQQQQQQ", 2, 4, dynamic_at, dynamic_at, 0, len(table), len(table), 8
