@@ -60,6 +60,7 @@ def install(  # noqa: D417 - the options shared by several commands are describe
     provision: bool = False,
     aesm: bool = False,
     legacy_paths: bool = False,
+    mapped: bool = False,
     admission: Annotated[bool, Parameter(negative="--no-admission")] = True,
     timeout_seconds: float = 120,
     kubeconfig: KubeconfigOption = None,
@@ -73,9 +74,10 @@ def install(  # noqa: D417 - the options shared by several commands are describe
         mode: How EPC is offered. Without this: device-plugin for openenclave and azure, extended-resource for intel.
         image: The agent's image, where the nodes can fetch it; kubenclave/node:local without this.
         reserve: EPC of each node that is kept back for quoting enclaves, such as 2Mi.
-        provision: Hand out /dev/sgx_provision as well, to who asks for it or, where nobody can ask, to every enclave.
+        provision: Offer /dev/sgx_provision as well, as a resource of its own: sgx.intel.com/provision, or the claims' device of that name.
         aesm: Mount the host's AESM socket into containers that are given EPC.
         legacy_paths: Show the devices under /dev/sgx/ as well, where programs of before Linux 5.11 look for them.
+        mapped: Let the agent see what containers map of the device. It then has the capability SYS_PTRACE and sees the host's processes.
         admission: Rules for pods that ask for EPC, evaluated by the API server itself.
         timeout_seconds: How long to wait for the nodes. What was applied stays when the time is over.
     """
@@ -88,7 +90,7 @@ def install(  # noqa: D417 - the options shared by several commands are describe
             say(f"this is Kubernetes {cluster.version}: {sentence}")
         switches = {"--provision": provision, "--aesm": aesm, "--legacy-paths": legacy_paths}
         arguments = (*([f"--reserve={reserve}"] if reserve else []), *(word for word, wanted in switches.items() if wanted))
-        order = installer.Order(plan=chosen, image=image or installer.DEFAULT_IMAGE, arguments=arguments)
+        order = installer.Order(plan=chosen, image=image or installer.DEFAULT_IMAGE, arguments=arguments, mapped=mapped)
         with step("installing the node agent") as report:
             installed = installer.install(cluster, project_file("deploy"), order, _resources(), report, timeout_seconds=timeout_seconds)
     show(installed, output=output)

@@ -23,7 +23,6 @@ KINDS = (
     ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding"),
     ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"),
     ("apps/v1", "DaemonSet"),
-    ("v1", "ConfigMap"),
     ("resource.k8s.io/v1", "DeviceClass"),
     ("rbac.authorization.k8s.io/v1", "RoleBinding"),
     ("rbac.authorization.k8s.io/v1", "Role"),

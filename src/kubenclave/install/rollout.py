@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from kubenclave.errors import KubenclaveError, NotFound, Refused
 from kubenclave.install import dra
 from kubenclave.install.diagnose import Evidence, Finding, diagnose
 from kubenclave.install.holders import holders
-from kubenclave.install.limits import NAME as LIMITS_NAME
-from kubenclave.install.limits import limits
-from kubenclave.install.objects import NAME, NAMESPACE, NODE_LABEL, POD_LABELS
+from kubenclave.install.limits import largest, largest_in
+from kubenclave.install.objects import LABELS, NAME, NAMESPACE, NODE_LABEL, POD_LABELS
 from kubenclave.install.removal import end_offer, remove_others
-from kubenclave.install.render import render
+from kubenclave.install.render import Words, render
 from kubenclave.kube import name_of
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ _POLL_SECONDS = 0.5
 # How long a reason that waiting will hardly mend must hold before the waiting ends: an image may be imported, a taint removed meanwhile.
 _SURE_SECONDS = 10.0
 _LOG_LINES = 50
+_RULES = ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +62,13 @@ class Order:
         plan: Mode, dialect and files.
         image: The agent's image.
         arguments: Further arguments of the agent.
+        mapped: Whether the agent looks at what containers map of the device.
     """
 
     plan: Plan
     image: str
     arguments: tuple[str, ...] = ()
+    mapped: bool = False
 
 
 def install(
@@ -88,20 +89,21 @@ def install(
         Refused: The API server refuses an object, or pods hold EPC that an earlier installation offers by other names.
         KubenclaveError: A node does not offer EPC in time; the message says why for each.
     """
-    documents = _documents(deploy, order)
+    texts = _texts(deploy, order.plan)
     ended = _end_another_offer(cluster, order.plan, resources, report)
+    known = _largest(cluster, order.plan, resources)
+    documents = _documents(texts, order, known)
     applied = cluster.apply(documents)
     report(f"applied {len(applied)} objects")
-    # What resource claims ask for is not in the pod, so there the rules have nothing to compare with.
-    ruled = len(order.plan.files) > 1 and order.plan.mode != "dra"
-    removed = remove_others(cluster, {name_of(document) for document in documents} | ({f"ConfigMap {LIMITS_NAME}"} if ruled else set()))
+    removed = remove_others(cluster, {name_of(document) for document in documents})
     offered = _Rollout(cluster, order, resources, documents).wait(report, timeout_seconds)
-    rules = limits(cluster.nodes(), resources, datetime.now(UTC)) if ruled else None
+    if (now := _largest(cluster, order.plan, resources)) != known:
+        cluster.apply(_documents(texts, order, now))
     return Installed(
         mode=order.plan.mode,
         dialect=order.plan.dialect,
         image=order.image,
-        applied=applied + (cluster.apply([rules]) if rules else ()),
+        applied=applied,
         removed=ended + removed,
         nodes=tuple(NodeOffer(node=node, epc_bytes=epc_bytes) for node, epc_bytes in sorted(offered.items())),
     )
@@ -147,15 +149,27 @@ def _end_another_offer(cluster: Cluster, plan: Plan, resources: Sequence[Resourc
     return end_offer(cluster, installed, report)
 
 
-def _documents(deploy: Path, order: Order) -> tuple[Document, ...]:
-    found: list[Document] = []
-    for name in order.plan.files:
+def _largest(cluster: Cluster, plan: Plan, resources: Sequence[Resource]) -> dict[str, int]:
+    """Return what the rules are to know: what the nodes offer now, else what the rules knew before."""
+    # What resource claims ask for is not in the pod, so there the rules have nothing to compare with.
+    if plan.mode == "dra":
+        return {}
+    return largest(cluster.nodes(), resources) or largest_in(cluster.objects(*_RULES, LABELS))
+
+
+def _texts(deploy: Path, plan: Plan) -> dict[str, str]:
+    found = {}
+    for name in plan.files:
         try:
-            text = (deploy / name).read_text(encoding="utf-8")
+            found[name] = (deploy / name).read_text(encoding="utf-8")
         except OSError as exc:
             raise NotFound(f"{deploy / name} cannot be read: {exc.strerror}", "install the whole package again") from exc
-        found += render(text, name, image=order.image, dialect=order.plan.dialect, arguments=order.arguments)
-    return tuple(found)
+    return found
+
+
+def _documents(texts: Mapping[str, str], order: Order, known: Mapping[str, int]) -> tuple[Document, ...]:
+    words = Words(image=order.image, dialect=order.plan.dialect, arguments=order.arguments, mapped=order.mapped, largest=known)
+    return tuple(document for name, text in texts.items() for document in render(text, name, words))
 
 
 class _Rollout:

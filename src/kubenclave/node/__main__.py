@@ -19,6 +19,7 @@ from kubenclave.node.choice import choose
 from kubenclave.node.dialect import DIALECTS, Mode
 from kubenclave.node.handout import Extras
 from kubenclave.node.inventory import PAGE_BYTES
+from kubenclave.node.scrape import DEFAULT_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,7 @@ _FOLDERS = (
     ("--kubelet-dir", "/var/lib/kubelet/device-plugins", "the kubelet's device plugin folder"),
     ("--registry-dir", "/var/lib/kubelet/plugins_registry", "the kubelet's folder of plugins' registration sockets"),
     ("--driver-dir", "/var/lib/kubelet/plugins/epc.kubenclave.dev", "the DRA driver's folder: its socket and its checkpoint"),
+    ("--pod-resources", "/var/lib/kubelet/pod-resources/kubelet.sock", "the kubelet's socket that lists which pods hold what"),
     ("--cdi-dir", "/var/run/cdi", "the container runtime's folder of passing CDI files"),
 )
 
@@ -63,6 +65,13 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
     parser.add_argument("--host-root", type=Path, default=Path("/"), help="where the host's /sys, /dev and /run are seen (default /)")
     for option, folder, what in _FOLDERS:
         parser.add_argument(option, type=Path, default=Path(folder), help=f"{what} (default %(default)s)")
+    parser.add_argument(
+        "--metrics-port",
+        type=port,
+        default=DEFAULT_PORT,
+        help="where /metrics, /healthz and /readyz are served (default %(default)s; 0: nowhere)",
+    )
+    parser.add_argument("--mapped", action="store_true", help="show what containers map of the enclave device; needs the host's /proc")
     parser.add_argument("--node-name", default=os.environ.get("NODE_NAME", ""), help="this Node's name (default: $NODE_NAME)")
     options = parser.parse_args(arguments)
     try:
@@ -79,8 +88,19 @@ def read_settings(arguments: Sequence[str] | None) -> Settings:
         reserve_bytes=options.reserve,
         extras=Extras(provision=options.provision, legacy_paths=options.legacy_paths, aesm=options.aesm),
         node_name=options.node_name,
+        pod_resources=options.pod_resources,
+        metrics_port=options.metrics_port,
+        mapped=options.mapped,
         pod_uid=os.environ.get("POD_UID", ""),
     )
+
+
+def port(text: str) -> int:
+    """Read a TCP port's number, or 0."""
+    value = int(text) if re.fullmatch(r"[0-9]{1,5}", text) else -1
+    if not 0 <= value < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port's number")
+    return value
 
 
 def size(text: str) -> int:

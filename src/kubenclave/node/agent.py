@@ -11,17 +11,23 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from kubenclave.errors import KubenclaveError, UsageError
+from kubenclave.node.accounts import Accountant
 from kubenclave.node.cpuid import read_processor
 from kubenclave.node.device_plugin import DevicePluginWay
 from kubenclave.node.dialect import Mode
 from kubenclave.node.handout import Extras
 from kubenclave.node.inventory import keep_back, take_inventory
+from kubenclave.node.metrics import View, exposition
 from kubenclave.node.problems import Problems
+from kubenclave.node.scrape import Pages
 from kubenclave.node.sysfs import is_simulated, read_host
 
 if TYPE_CHECKING:
+    from kubenclave.node._generated.podresources_pb2 import ListPodResourcesResponse
     from kubenclave.node.choice import Choice
+    from kubenclave.node.holdings import Holding
     from kubenclave.node.inventory import Inventory
+    from kubenclave.node.metrics import Figures
 
 SCAN_SECONDS = 5.0
 
@@ -43,6 +49,9 @@ class Settings:
         extras: What is handed out only where it was asked for.
         node_name: The Node's name; needed to talk to the API server.
         pod_uid: The agent's pod's UID, by which agents of one node tell their sockets apart; empty outside of a pod.
+        pod_resources: The kubelet's socket that lists which pods hold what.
+        metrics_port: Where /metrics, /healthz and /readyz are served; 0 for nowhere.
+        mapped: Look at the host's processes for what they map of the enclave device.
         scan_seconds: How often the host is looked at again.
     """
 
@@ -56,6 +65,9 @@ class Settings:
     extras: Extras = field(default_factory=Extras)
     node_name: str = ""
     pod_uid: str = ""
+    pod_resources: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
+    metrics_port: int = 0
+    mapped: bool = False
     scan_seconds: float = SCAN_SECONDS
 
 
@@ -65,6 +77,17 @@ class Way(Protocol):
     @property
     def ready(self) -> bool:
         """Whether what there is to offer has been offered where pods are scheduled by it."""
+
+    @property
+    def figures(self) -> Figures:
+        """What was counted."""
+
+    def holdings(self, pods: ListPodResourcesResponse) -> tuple[Holding, ...]:
+        """Read from the kubelet's list of pods what containers were given.
+
+        Raises:
+            KubenclaveError: It cannot be known.
+        """
 
     def check(self) -> None:
         """Make sure that nobody else offers this node's EPC.
@@ -116,12 +139,13 @@ async def run(settings: Settings) -> None:
         kubelet_dir=str(settings.kubelet_dir),
         simulated=simulated,
     )
+    watch = HostWatch(way, settings)
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(HostWatch(way, settings).run(), name="watch-host"),
-                group.create_task(way.run(), name="offer"),
-            ]
+            tasks = [group.create_task(watch.run(), name="watch-host"), group.create_task(way.run(), name="offer")]
+            if settings.metrics_port:
+                told = Observation(way, watch, settings, simulated=simulated)
+                tasks.append(group.create_task(Pages(told, settings.metrics_port).run(), name="serve-pages"))
             await stopping.wait()
             log.info("agent.stopping", simulated=simulated)
             for task in tasks:
@@ -150,14 +174,54 @@ def _way(settings: Settings, *, simulated: bool) -> Way:
     return ClaimsWay(settings)
 
 
+class Observation:
+    """What the agent's pages tell of it."""
+
+    def __init__(self, way: Way, watch: HostWatch, settings: Settings, *, simulated: bool) -> None:
+        self._way = way
+        self._watch = watch
+        self._settings = settings
+        self._simulated = simulated
+        mapped = (settings.host_root, self._device) if settings.mapped else None
+        self._accountant = Accountant(settings.pod_resources, way.holdings, mapped)
+
+    @property
+    def ready(self) -> bool:
+        """Whether EPC is offered where pods are scheduled by it."""
+        return self._way.ready
+
+    async def metrics(self) -> bytes:
+        """Return the metrics as they are now."""
+        accounts = await self._accountant.look()
+        view = View(
+            choice=self._settings.choice,
+            simulated=self._simulated,
+            total=self._watch.inventory,
+            figures=self._way.figures,
+            holdings=accounts.holdings,
+            usages=accounts.usages,
+            unread=accounts.unread,
+            failures=self._accountant.failures,
+        )
+        return exposition(view)
+
+    def _device(self) -> Path | None:
+        inventory = self._watch.inventory
+        return self._settings.host_root / inventory.enclave_device.lstrip("/") if inventory else None
+
+
 class HostWatch:
-    """Looks at the host again and again, and offers what there is whenever that has changed."""
+    """Looks at the host again and again, and offers what there is whenever that has changed.
+
+    Attributes:
+        inventory: What the host has; None while that is not known or not offered.
+    """
 
     def __init__(self, way: Way, settings: Settings) -> None:
         self._way = way
         self._settings = settings
         self._processor = read_processor()
-        self._offered: Inventory | None = None
+        self.inventory: Inventory | None = None
         self._problems = Problems("epc.not_offered")
 
     async def run(self) -> None:
@@ -171,12 +235,12 @@ class HostWatch:
         try:
             self._way.check()
             inventory = take_inventory(read_host(self._settings.host_root, self._processor))
-            if inventory != self._offered:
+            if inventory != self.inventory:
                 self._way.offer(keep_back(inventory, self._settings.reserve_bytes))
-                self._offered = inventory
+                self.inventory = inventory
         except KubenclaveError as exc:
             self._problems.report(exc)
             self._way.take_back(exc)
-            self._offered = None
+            self.inventory = None
         else:
             self._problems.clear()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import structlog
 
 from kubenclave.node.dialect import DEVICE_UNITS, PROVISION_RESOURCE, Dialect
 from kubenclave.node.handout import as_answer, enclave_handout, provision_handout
-from kubenclave.node.kubelet import check_folder
+from kubenclave.node.holdings import held_units
+from kubenclave.node.kubelet import check_folder, remove_stale
+from kubenclave.node.metrics import Figures
 from kubenclave.node.offer import count_offer, make_offer, no_offer
 from kubenclave.node.plugin import EpcPlugin
 from kubenclave.node.rivals import check_sockets
@@ -19,8 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kubenclave.errors import KubenclaveError
+    from kubenclave.node._generated.podresources_pb2 import ListPodResourcesResponse
     from kubenclave.node.agent import Settings
     from kubenclave.node.handout import Handout
+    from kubenclave.node.holdings import Holding
     from kubenclave.node.inventory import Inventory
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -36,13 +41,25 @@ class PluginAtKubelet:
 
     def __init__(self, settings: Settings, resource: str, name: str, *, simulated: bool) -> None:
         self.plugin = EpcPlugin(no_offer(resource, simulated=simulated))
-        self._socket_path = socket_path(settings.kubelet_dir, name)
+        self._socket_path = socket_path(settings.kubelet_dir, name, settings.pod_uid)
         check_folder(settings.kubelet_dir, self._socket_path)
+        self._session = KubeletSession(self.plugin, self._socket_path)
+        self._stale = f"kubenclave-{name}*.sock"
 
     @property
     def ready(self) -> bool:
         """Whether a kubelet reads the list."""
         return self.plugin.streams > 0
+
+    def figures(self, offered: Inventory | None, *, ready: bool) -> Figures:
+        """Return what was counted; the size of the list belongs to EPC in units only."""
+        return Figures(
+            offered=offered,
+            ready=ready,
+            allocations=self.plugin.allocations,
+            registrations=self._session.registrations,
+            kubelet_restarts=self._session.kubelet_restarts,
+        )
 
     def offer_counted(self, handout: Handout | None, *, simulated: bool) -> None:
         """Offer the device in as many units as containers may hold it; nothing where there is none to hand out."""
@@ -59,7 +76,8 @@ class PluginAtKubelet:
 
     async def run(self) -> None:
         """Stay registered until cancelled."""
-        await KubeletSession(self.plugin, self._socket_path).run()
+        remove_stale(self._socket_path.parent, self._stale)
+        await self._session.run()
 
 
 class DevicePluginWay:
@@ -70,11 +88,26 @@ class DevicePluginWay:
         self._dialect = own_dialect(settings)
         self._epc = PluginAtKubelet(settings, self._dialect.resource, self._dialect.name, simulated=simulated)
         self._provision = provision_plugin(settings, simulated=simulated)
+        self._inventory: Inventory | None = None
 
     @property
     def ready(self) -> bool:
         """Whether the kubelet reads the list of units."""
-        return self._epc.ready
+        return self._inventory is not None and self._epc.ready
+
+    @property
+    def figures(self) -> Figures:
+        """What was counted."""
+        counted = self._epc.figures(self._inventory, ready=self.ready)
+        return replace(counted, message_bytes=len(self._epc.plugin.offer.message))
+
+    def holdings(self, pods: ListPodResourcesResponse) -> tuple[Holding, ...]:
+        """Return what containers hold in units.
+
+        Raises:
+            Unreachable: The kubelet's answer is not what it should be.
+        """
+        return held_units(pods, self._dialect.resource, self._dialect.unit_bytes)
 
     def check(self) -> None:
         """Make sure before the first offer that no other plugin on this node offers EPC.
@@ -93,6 +126,7 @@ class DevicePluginWay:
             Refused: The list is larger than the kubelet takes.
         """
         offer = make_offer(inventory, self._dialect)
+        self._inventory = inventory
         self._epc.plugin.publish(offer, as_answer(enclave_handout(inventory, self._settings.extras)))
         if self._provision:
             self._provision.offer_counted(provision_handout(inventory, self._settings.extras), simulated=inventory.simulated)
@@ -110,6 +144,7 @@ class DevicePluginWay:
 
     def take_back(self, problem: KubenclaveError) -> None:  # noqa: ARG002 - the log has it; without the API there is nobody else to tell
         """Offer nothing from now on."""
+        self._inventory = None
         self._epc.take_back()
         if self._provision:
             self._provision.take_back()
@@ -129,9 +164,9 @@ def provision_plugin(settings: Settings, *, simulated: bool) -> PluginAtKubelet 
     return PluginAtKubelet(settings, PROVISION_RESOURCE, "provision", simulated=simulated)
 
 
-def socket_path(kubelet_dir: Path, name: str) -> Path:
-    """Name a plugin's socket."""
-    return kubelet_dir / f"kubenclave-{name}.sock"
+def socket_path(kubelet_dir: Path, name: str, pod_uid: str) -> Path:
+    """Name a plugin's socket: each pod has its own, so that the next agent is registered before the last one leaves."""
+    return kubelet_dir / (f"kubenclave-{name}-{pod_uid}.sock" if pod_uid else f"kubenclave-{name}.sock")
 
 
 def own_dialect(settings: Settings) -> Dialect:

@@ -16,6 +16,7 @@ from kubenclave.node.announce import Announcer
 from kubenclave.node.device_plugin import PluginAtKubelet, own_dialect, provision_plugin
 from kubenclave.node.dialect import ENCLAVE_RESOURCE
 from kubenclave.node.handout import enclave_handout, provision_handout
+from kubenclave.node.holdings import held_devices
 from kubenclave.node.keeper import Keeper
 from kubenclave.node.node_status import FIELD_MANAGER, patch_for, view_of
 from kubenclave.node.rivals import check_sockets
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 
     from kubenclave.errors import KubenclaveError
     from kubenclave.kube.in_cluster import InCluster
+    from kubenclave.node._generated.podresources_pb2 import ListPodResourcesResponse
     from kubenclave.node.agent import Settings
+    from kubenclave.node.holdings import Holding
     from kubenclave.node.inventory import Inventory
+    from kubenclave.node.metrics import Figures
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -88,6 +92,19 @@ class ExtendedResourceWay:
     def ready(self) -> bool:
         """Whether the Node says the bytes and the kubelet counts the device."""
         return self._inventory is not None and self._keeper.settled and self._enclave.ready
+
+    @property
+    def figures(self) -> Figures:
+        """What was counted."""
+        return self._enclave.figures(self._inventory, ready=self.ready)
+
+    def holdings(self, pods: ListPodResourcesResponse) -> tuple[Holding, ...]:
+        """Return which containers hold the device; the kubelet knows nothing of the bytes that they asked for.
+
+        Raises:
+            Unreachable: The kubelet's answer is not what it should be.
+        """
+        return held_devices(pods, ENCLAVE_RESOURCE)
 
     def check(self) -> None:
         """Make sure before the first offer that no other plugin on this node hands out the device.

@@ -9,6 +9,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING
 
+import structlog
 from grpclib.client import Channel
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
@@ -30,6 +31,8 @@ REGISTER_TIMEOUT_SECONDS = 15.0
 MAX_SOCKET_PATH_BYTES = 107
 
 _BACKLOG = 16
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 def check_folder(kubelet_dir: Path, socket_path: Path) -> None:
@@ -88,6 +91,19 @@ def release(path: Path, own: FileIdentity) -> None:
     if identity(path) == own:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def remove_stale(folder: Path, pattern: str) -> None:
+    """Remove the sockets of agents that were killed: nobody else will."""
+    for path in folder.glob(pattern):
+        if not path.is_socket():
+            continue  # to connect to a plain file is refused as well
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe, contextlib.suppress(OSError):
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink(missing_ok=True)
+                log.info("socket.removed", socket=str(path), reason="of an agent that is no longer there")
 
 
 async def register(kubelet_dir: Path, endpoint: str, resource: str) -> None:

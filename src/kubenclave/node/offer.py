@@ -121,7 +121,7 @@ def are_units(ids: Sequence[str], units: int) -> bool:
         return not ids
     last = unit_id(units - 1)
     lengths = set(map(len, ids))
-    if 0 in lengths or max(lengths) > len(last) or "".join(ids).encode(errors="replace").translate(None, _SYMBOL_BYTES):
+    if 0 in lengths or max(lengths) > len(last) or "".join(ids).encode().translate(None, _SYMBOL_BYTES):
         return False
     # A space sorts before every symbol: filled up with it, shorter identifiers sort before longer ones, as their units do.
     return max(map(str.rjust, ids, itertools.repeat(len(last)))) <= last

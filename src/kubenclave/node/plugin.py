@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -52,6 +53,7 @@ class EpcPlugin(DevicePluginBase):
         answer: What a container gets that was given units.
         offered: Set once there was something to offer, and ever after.
         streams: How many ListAndWatch streams are open.
+        allocations: How many containers were given units.
     """
 
     def __init__(self, offer: Offer) -> None:
@@ -59,6 +61,7 @@ class EpcPlugin(DevicePluginBase):
         self.answer = ContainerAllocateResponse()
         self.offered = asyncio.Event()
         self.streams = 0
+        self.allocations = 0
         self._news = asyncio.Event()
         self._endings = 0
 
@@ -96,12 +99,19 @@ class EpcPlugin(DevicePluginBase):
     async def Allocate(self, stream: Stream[AllocateRequest, AllocateResponse]) -> None:  # noqa: N802 - the interface's name
         """Give the answer to each container that was given units, if they are units of this offer, each once."""
         request = await stream.recv_message()
+        began = time.perf_counter()
         asked = [list(container.devices_ids) for container in request.container_requests] if request else []
         self._check(asked)
         answers = [self.answer if ids else ContainerAllocateResponse() for ids in asked]
         await stream.send_message(AllocateResponse(container_responses=answers))
-        devices = [device.host_path for device in self.answer.devices]
-        log.info("units.allocated", units=sum(map(len, asked)), device=",".join(dict.fromkeys(devices)), simulated=self.offer.simulated)
+        self.allocations += sum(map(bool, asked))
+        log.info(
+            "units.allocated",
+            units=sum(map(len, asked)),
+            device=",".join(dict.fromkeys(device.host_path for device in self.answer.devices)),
+            milliseconds=round((time.perf_counter() - began) * 1000, 2),
+            simulated=self.offer.simulated,
+        )
 
     def _check(self, asked: Sequence[list[str]]) -> None:
         ids = [name for names in asked for name in names]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -10,11 +13,15 @@ import pytest
 
 from kubenclave.image import ImageSpec, build_image, build_node_agent_image, parse_reference
 from kubenclave.local import boxes
+from kubenclave.local.places import places
 
+DEPLOY = Path(__file__).parents[3] / "deploy"
+HELM_VERSION = re.compile(r"helm\.sh/helm/v4 v([0-9.]+)")
 AGENT = "kubenclave/node:local"
 BUSYBOX = "kubenclave.test/busybox:1"
 RESOURCE = "openenclave.io/sgx_epc_MiB"
 NODE = "sgx-1"
+CLUSTER = "install"
 OURS = "app.kubernetes.io/name=kubenclave-node,app.kubernetes.io/managed-by=kubenclave"
 KINDS = (
     "daemonset,serviceaccount,configmap,clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding,"
@@ -67,6 +74,15 @@ def holder(name, amount, resource=RESOURCE, **spec):
 
 
 @pytest.fixture(scope="module")
+def helm():
+    version = HELM_VERSION.search((Path(__file__).parents[2] / "tools" / "helm" / "go.mod").read_text())[1]
+    program = places(os.environ).cache / "tools" / f"helm-{version}" / "helm"
+    if not program.exists():
+        pytest.skip(f"{program} is not built: make tools")
+    return lambda *words: subprocess.run([program, *words], capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture(scope="module")
 def images(tmp_path_factory):
     folder = tmp_path_factory.mktemp("images")
     agent, busybox = folder / "agent.tar", folder / "busybox.tar"
@@ -78,14 +94,14 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bare(shell, images):
     """A cluster whose nodes have the images, and on which nothing is installed."""
-    shell.down("install")
-    cluster = shell.up("install", "--epc", "40Mi")
+    shell.down(CLUSTER)
+    cluster = shell.up(CLUSTER, "--epc", "40Mi")
     for box in (NODE, "plain-1"):
         for archive in images:
-            boxes.import_image(boxes.running("install")[box], archive)
+            boxes.import_image(boxes.running(CLUSTER)[box], archive)
     admin = Admin(cluster)
     yield admin
-    shell.down("install")
+    shell.down(CLUSTER)
 
 
 @pytest.fixture
@@ -117,7 +133,6 @@ def test_install_waits_until_epc_is_allocatable_and_a_pod_needs_to_know_nothing_
 
     assert installed["nodes"] == [{"node": NODE, "epc_bytes": 40 << 20}]
     assert admin.allocatable() == "40"
-    assert admin.cluster.get("configmap", "kubenclave-epc-offered", "-n", "kube-system")["data"]["openenclave"] == "40"
     # No toleration in the pod: the admission rule brings it.
     admin.soon(holder("a", 10))
     admin.cluster.wait("pod/a", "condition=Ready")
@@ -133,8 +148,8 @@ def test_status_shows_what_a_node_offers_and_which_pod_holds_how_much(installed)
     table = installed.node("status").stdout
 
     assert (row["node"], row["offered_as"], row["agent"]) == (NODE, RESOURCE, "device-plugin openenclave: Running")
-    assert (row["offered_bytes"], row["allocated_bytes"]) == (40 << 20, 10 << 20)
-    assert [(pod["pod"], pod["asked_bytes"]) for pod in row["pods"]] == [("default/a", 10 << 20)]
+    assert (row["sgx"], row["total_bytes"], row["offered_bytes"], row["allocated_bytes"]) == ("simulated", 40 << 20, 40 << 20, 10 << 20)
+    assert row["pods"] == [{"pod": "default/a", "asked_bytes": 10 << 20, "held_bytes": 10 << 20, "mapped_bytes": None}]
     assert "default/a" in table
     assert "plain-1" not in table
 
@@ -146,9 +161,7 @@ def test_installing_again_changes_nothing(installed):
     again = installed.ok("install")
 
     after = installed.objects()
-    # The time in the limits is the only thing that is new.
-    assert {key for key in after if after[key] != before.get(key)} <= {("ConfigMap", "kubenclave-epc-offered")}
-    assert after.keys() == before.keys()
+    assert after == before
     assert again["removed"] == []
     assert [pod["metadata"]["uid"] for pod in installed.cluster.get("pods", "-n", "kube-system")["items"]] == pods
 
@@ -157,7 +170,7 @@ def test_without_admission_the_rules_go_and_the_agent_stays(installed):
     result = installed.ok("install", "--no-admission")
 
     assert {kind for kind, _ in installed.objects()} == {"DaemonSet", "ServiceAccount"}
-    assert len(result["removed"]) == 11
+    assert len(result["removed"]) == 10
 
 
 def test_uninstall_removes_what_was_installed_and_nothing_else(installed):
@@ -265,6 +278,56 @@ def test_what_an_older_installation_had_besides_is_removed(installed):
     installed.cluster.apply(old)
 
     assert installed.ok("install")["removed"] == ["ClusterRole kubenclave-node-old"]
+
+
+def test_a_new_agent_takes_over_without_a_moment_of_capacity_0_and_pods_start_meanwhile(installed):
+    """An update is a rolling one: here to an agent that also looks at what containers map."""
+    program = [str(installed.cluster.shell.programs / "kubectl"), "--kubeconfig", str(installed.cluster.kubeconfig)]
+    path = RESOURCE.replace(".", r"\.")
+    shown = ["get", "node", NODE, "--watch", "-o", f'jsonpath={{.status.capacity.{path}}} {{.status.allocatable.{path}}}{{"\\n"}}']
+    watch = subprocess.Popen([*program, *shown], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    update = subprocess.Popen(
+        installed.cluster.shell.command("node", "install", "--mapped", "--kubeconfig", str(installed.cluster.kubeconfig)),
+        env=installed.cluster.shell.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    names = []
+    while update.poll() is None or len(names) < 5:
+        names.append(f"p{len(names)}")
+        pod = holder(names[-1], 1, restartPolicy="Never")
+        pod["spec"]["containers"][0]["command"] = ["/app/busybox", "true"]
+        installed.cluster.apply(pod)
+    for name in names:
+        installed.cluster.wait(f"pod/{name}", "jsonpath={.status.phase}=Succeeded")
+    # One more turn of the kubelet's status, so that a late 0 would be seen.
+    time.sleep(5)
+    watch.terminate()
+    states = watch.communicate()[0].splitlines()
+
+    assert update.returncode == 0
+    assert len(states) > 1
+    assert set(states) == {"40 40"}
+
+
+def test_helm_installs_the_same_and_what_is_helms_is_left_to_helm(admin, helm):
+    values = ["--namespace", "kube-system", "--set", "largest.openenclave=40", "--kubeconfig", str(admin.cluster.kubeconfig)]
+    made = helm("install", "kubenclave-node", str(DEPLOY), *values, "--wait", "--timeout", "60s")
+    try:
+        assert made.returncode == 0, made.stderr
+        admin.until(lambda: admin.allocatable() == "40", "the EPC")
+        admin.soon(holder("a", 10))
+        admin.cluster.wait("pod/a", "condition=Ready")
+        (row,) = admin.ok("status")
+        refused = admin.node("uninstall")
+    finally:
+        gone = helm("uninstall", "kubenclave-node", "--namespace", "kube-system", "--kubeconfig", str(admin.cluster.kubeconfig), "--wait")
+
+    assert (row["offered_as"], row["sgx"], row["total_bytes"]) == (RESOURCE, "simulated", 40 << 20)
+    assert [(pod["pod"], pod["held_bytes"]) for pod in row["pods"]] == [("default/a", 10 << 20)]
+    assert refused.returncode == 3
+    assert gone.returncode == 0, gone.stderr
+    assert not admin.cluster.get(KINDS, "--all-namespaces", "--selector", "app.kubernetes.io/name=kubenclave-node")["items"]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -12,8 +13,9 @@ import pytest
 import yaml
 
 from kubenclave.install import DEFAULT_IMAGE, plan
+from kubenclave.install.limits import POLICY, VARIABLE
 from kubenclave.install.plan import DIALECTS, MODES
-from kubenclave.install.render import render
+from kubenclave.install.render import Words, render
 from kubenclave.local.places import places
 
 pytestmark = pytest.mark.integration
@@ -60,13 +62,20 @@ def in_order(documents):
     return sorted((document for document in documents if document is not None), key=lambda each: (each["kind"], each["metadata"]["name"]))
 
 
-def by_the_installer(mode, dialect, version, *, admission=True, image=IMAGE, arguments=()):
+def by_the_installer(mode, dialect, version, *, admission=True, image=IMAGE, arguments=(), mapped=False, largest=None):
     chosen = plan(mode, dialect or None, version=version, admission=admission)
-    return in_order(
-        document
-        for name in chosen.files
-        for document in render((DEPLOY / name).read_text(), name, image=image, dialect=chosen.dialect, arguments=arguments)
-    )
+    words = Words(image=image, dialect=chosen.dialect, arguments=arguments, mapped=mapped, largest=largest or {})
+    return in_order(document for name in chosen.files for document in render((DEPLOY / name).read_text(), name, words))
+
+
+def limits_as_values(documents):
+    """The map in the rule is JSON, which may be written in more than one way."""
+    for document in documents:
+        if document["kind"] == "ValidatingAdmissionPolicy" and document["metadata"]["name"] == POLICY:
+            for variable in document["spec"]["variables"]:
+                if variable["name"] == VARIABLE:
+                    variable["expression"] = json.loads(variable["expression"])
+    return documents
 
 
 def managed_by_helm(documents):
@@ -80,11 +89,20 @@ def test_the_chart_and_the_installer_make_the_same_objects(template, offer, vers
     mode, dialect = offer
     chart = template(
         f"--set=image={IMAGE},mode={mode},dialect={dialect},admission={str(admission).lower()}",
-        "--set=arguments={--reserve=2Mi}",
+        "--set=mapped=true,arguments={--reserve=2Mi},largest.openenclave=262144,largest.intel=274877906944",
         version=version,
     )
 
-    assert chart == managed_by_helm(by_the_installer(mode, dialect, version, admission=admission, arguments=("--reserve=2Mi",)))
+    ours = by_the_installer(
+        mode,
+        dialect,
+        version,
+        admission=admission,
+        arguments=("--reserve=2Mi",),
+        mapped=True,
+        largest={"openenclave": 262144, "intel": 274877906944},
+    )
+    assert limits_as_values(chart) == limits_as_values(managed_by_helm(ours))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -112,6 +130,7 @@ def test_helm_finds_nothing_to_complain_about(helm, mode, dialect):
         (["--namespace", "kube-system", "--set=mode=dra", "--kube-version=1.35.9"], "mode dra needs Kubernetes 1.36 or newer"),
         (["--namespace", "kube-system", "--set=mode=extended-resource", "--kube-version=1.29.0"], "needs Kubernetes 1.30 or newer"),
         (["--namespace", "kube-system", "--set=imgae=x"], "imgae"),
+        (["--namespace", "kube-system", "--set=largest.openenclave=many"], "largest"),
     ],
 )
 def test_the_chart_refuses_what_cannot_work_in_words(helm, arguments, sentence):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kubenclave.install.limits import NAME as LIMITS_NAME
-from kubenclave.install.objects import LABELS, NAMESPACE, NODE_LABEL
+from kubenclave.install.limits import POLICY, VARIABLE, largest_in
+from kubenclave.install.objects import LABELS, NODE_LABEL
 from kubenclave.workload import dialects
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -70,7 +70,7 @@ def test_a_rule_knows_the_resources_of_all_dialects_or_of_intels_alone(policy):
 
 
 def test_the_names_of_the_limits_are_those_of_the_dialects():
-    (policy,) = [policy for policy in POLICIES if "paramKind" in policy["spec"]]
+    (policy,) = [policy for policy in POLICIES if policy["metadata"]["name"] == POLICY]
     (resources,) = [variable["expression"] for variable in policy["spec"]["variables"] if variable["name"] == "resources"]
 
     assert dict(re.findall(r'"([a-z]+)": "([^"]+)"', resources)) == {dialect.name: dialect.resource for dialect in dialects()}
@@ -103,10 +103,16 @@ def test_every_policy_has_a_binding_of_its_name_which_denies():
             assert binding["spec"]["validationActions"] == ["Deny"]
 
 
-def test_missing_limits_allow():
-    (reference,) = [binding["spec"]["paramRef"] for binding in BINDINGS if "paramRef" in binding["spec"]]
+def test_as_it_stands_the_rule_knows_no_limits():
+    (policy,) = [policy for policy in POLICIES if policy["metadata"]["name"] == POLICY]
 
-    assert reference == {"name": LIMITS_NAME, "namespace": NAMESPACE, "parameterNotFoundAction": "Allow"}
+    assert largest_in([policy]) == {}
+    assert [variable["expression"] for variable in policy["spec"]["variables"] if variable["name"] == VARIABLE] == ["{}"]
+
+
+def test_no_rule_has_parameters():
+    """See kubenclave.install.limits: they can be frozen in the API server."""
+    assert not any("paramKind" in policy["spec"] for policy in POLICIES)
 
 
 def test_every_object_carries_the_labels_by_which_uninstall_finds_it():

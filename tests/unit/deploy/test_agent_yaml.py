@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kubenclave.install.objects import KINDS, LABELS, NAME, NAMESPACE, NODE_LABEL, POD_LABELS
+from kubenclave.install.objects import KINDS, LABELS, METRICS_PORT, NAME, NAMESPACE, NODE_LABEL, POD_LABELS
 from kubenclave.install.plan import DIALECTS, MODES, plan
 from kubenclave.node import sysfs
 from kubenclave.node.__main__ import read_settings
 from kubenclave.node.inventory import ENCLAVE_DEVICES, SYSFS_NODES
+from kubenclave.node.scrape import DEFAULT_PORT
 from kubenclave.workload import dialects
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -142,6 +143,14 @@ def test_its_memory_is_bounded_and_it_is_not_the_first_to_be_evicted(pod, contai
     assert pod["priorityClassName"] == "system-node-critical"
 
 
+def test_it_is_ready_when_it_says_so_and_started_anew_when_it_hangs(container):
+    assert container["ports"] == [{"name": "metrics", "containerPort": DEFAULT_PORT}]
+    assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "metrics"}
+    # The kubelet restarts more quickly than a starved node answers: a minute of silence is a hang.
+    assert container["livenessProbe"]["periodSeconds"] * container["livenessProbe"]["failureThreshold"] == 60
+
+
 def test_its_image_is_never_fetched_where_it_is_there_already(container):
     assert container["image"] == "kubenclave/node:local"
     assert container["imagePullPolicy"] == "IfNotPresent"
@@ -190,7 +199,8 @@ def test_its_arguments_are_the_agents_and_one_word_chooses_the_dialect(mode, dia
     settings = read_settings([argument.replace("--dialect=openenclave", f"--dialect={dialect}") for argument in container["args"]])
 
     assert (settings.choice.mode.value, settings.choice.dialect_name) == (mode, dialect)
-    assert str(settings.host_root) == "/host"
+    assert (str(settings.host_root), settings.metrics_port, settings.mapped) == ("/host", METRICS_PORT, False)
+    assert str(settings.pod_resources.parent) in HOST
     # Whatever folder the agent writes to is mounted where it looks for it.
     mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
     written = {settings.registry_dir, settings.driver_dir, settings.cdi_dir} if mode == "dra" else {settings.kubelet_dir}

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import pytest
 
 from kubenclave.install.holders import Holder, holders
-from kubenclave.install.limits import limits
+from kubenclave.install.limits import largest, largest_in
 from kubenclave.install.objects import Resource
 from kubenclave.kube import Node, Pod
 
@@ -12,7 +12,6 @@ RESOURCES = (
     Resource(dialect="openenclave", name="openenclave.io/sgx_epc_MiB", unit_bytes=MIB),
     Resource(dialect="intel", name="sgx.intel.com/epc", unit_bytes=1),
 )
-SEEN = datetime(2026, 11, 24, 10, 30, 5, tzinfo=UTC)
 
 
 def pod(name, requests, *, node="sgx-1", phase="Running"):
@@ -62,12 +61,23 @@ def test_what_is_held_by_claims_is_listed_with_the_rest():
 
 
 def test_the_limits_are_the_largest_node_of_each_dialect_that_is_offered():
-    document = limits([node("a", openenclave=40), node("b", openenclave=90), node("c")], RESOURCES, SEEN)
+    assert largest([node("a", openenclave=40), node("b", openenclave=90), node("c")], RESOURCES) == {"openenclave": 90}
+    assert largest([node("a", openenclave=0), node("b")], RESOURCES) == {}
+    assert largest([], RESOURCES) == {}
 
-    assert document["data"] == {"openenclave": "90", "seen": "2026-11-24T10:30:05Z"}
-    assert (document["metadata"]["name"], document["metadata"]["namespace"]) == ("kubenclave-epc-offered", "kube-system")
+
+def policy(expression, name="kubenclave-epc-offered", variable="largest"):
+    return {
+        "metadata": {"name": name},
+        "spec": {"variables": [{"name": "other", "expression": "x"}, {"name": variable, "expression": expression}]},
+    }
 
 
-def test_a_cluster_that_offers_nothing_now_keeps_the_limits_it_had():
-    assert limits([node("a", openenclave=0), node("b")], RESOURCES, SEEN) is None
-    assert limits([], RESOURCES, SEEN) is None
+def test_the_limits_are_read_back_from_the_rule():
+    assert largest_in([policy("{}", name="other"), policy('{"openenclave": 40}')]) == {"openenclave": 40}
+
+
+@pytest.mark.parametrize("spoilt", ["", "x", "[1]", '{"openenclave": "plenty"}', "{" * 10_000])
+def test_a_rule_that_somebody_changed_has_no_limits(spoilt):
+    assert largest_in([policy(spoilt)]) == {}
+    assert largest_in([policy("{}", variable="other"), {"metadata": {"name": "kubenclave-epc-offered"}, "spec": {}}]) == {}

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kubenclave.errors import KubenclaveError
-from kubenclave.install.render import render
+from kubenclave.install.render import Words, render
 
 AGENT = """kind: DaemonSet
 apiVersion: apps/v1
@@ -15,11 +15,21 @@ spec:
           args:
             - --dialect=openenclave
             - --host-root=/host
+          securityContext:
+            capabilities:
+              drop: [ALL]
+          volumeMounts:
+            - name: dev
+              mountPath: /host/dev
+      volumes:
+        - name: dev
+          hostPath:
+            path: /dev
 """
 
 
 def agent(text=AGENT, **changes):
-    (document,) = render(text, "agent.yaml", **({"image": "i", "dialect": "azure"} | changes))
+    (document,) = render(text, "agent.yaml", Words(**({"image": "i", "dialect": "azure"} | changes)))
     return document["spec"]["containers"][0]
 
 
@@ -45,6 +55,29 @@ def test_an_agents_file_without_the_words_to_exchange_is_refused(missing):
 
 
 def test_other_objects_pass_as_they_are():
-    (document,) = render("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", "x.yaml", image="i", dialect="azure")
+    (document,) = render("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\n", "x.yaml", Words(image="i", dialect="azure"))
 
     assert document == {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}}
+
+
+def test_the_rules_learn_what_the_largest_node_has():
+    rule = "apiVersion: v1\nkind: Rule\nmetadata: {name: x}\nspec:\n  - name: largest\n    expression: '{}'\n"
+
+    (document,) = render(rule, "x.yaml", Words(image="i", dialect="azure", largest={"azure": 40, "intel": 4096}))
+
+    assert document["spec"][0]["expression"] == '{"azure": 40, "intel": 4096}'
+
+
+def test_to_see_what_containers_map_the_agent_gets_one_capability_and_two_read_only_mounts():
+    (document,) = render(AGENT, "agent.yaml", Words(image="i", dialect="azure", mapped=True))
+    (container,) = document["spec"]["containers"]
+
+    assert container["args"][-1] == "--mapped"
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["SYS_PTRACE"]}
+    assert [(each["mountPath"], each.get("readOnly")) for each in container["volumeMounts"]] == [
+        ("/host/proc", True),
+        ("/host/var/log/containers", True),
+        ("/host/dev", None),
+    ]
+    assert [each["hostPath"]["path"] for each in document["spec"]["volumes"]] == ["/proc", "/var/log/containers", "/dev"]
+    assert agent()["securityContext"]["capabilities"] == {"drop": ["ALL"]}

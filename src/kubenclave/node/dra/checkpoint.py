@@ -27,11 +27,12 @@ _LARGEST_BYTES = 16 << 20
 
 
 class PreparedDevice(msgspec.Struct, frozen=True, kw_only=True):
-    """A device that was prepared, as the kubelet was told of it."""
+    """A device that was prepared, as the kubelet was told of it, and the EPC that goes with it; 0 where it is none."""
 
     request: str
     device: str
     share_id: str
+    epc_bytes: int = 0
 
 
 class PreparedClaim(msgspec.Struct, frozen=True, kw_only=True):

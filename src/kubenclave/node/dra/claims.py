@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kubenclave.errors import Refused, Unreachable
-from kubenclave.node.dra.slices import DRIVER
+from kubenclave.kube import parse_quantity
+from kubenclave.node.dra.slices import CAPACITY, DRIVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,11 +45,13 @@ class Allotment:
         request: The claim's request that it serves.
         device: The device's name.
         share_id: Tells the shares of a device apart; empty where it is not shared.
+        epc_bytes: How much of the device's EPC it is; 0 for a device without.
     """
 
     request: str
     device: str
     share_id: str
+    epc_bytes: int
 
 
 class _Result(msgspec.Struct, rename="camel"):
@@ -57,6 +60,7 @@ class _Result(msgspec.Struct, rename="camel"):
     pool: str
     device: str
     share_id: str = msgspec.field(default="", name="shareID")
+    consumed_capacity: dict[str, str] = {}
 
 
 class _Devices(msgspec.Struct):
@@ -120,7 +124,17 @@ def allotments(document: Document, claim: ClaimName, pool: str, known_devices: I
                 f"{named} was given device {result.device} of pool {result.pool}, which node {pool} does not have",
                 hint="delete the pod, so that its claim is allocated from what the node has now",
             )
-    return tuple(Allotment(request=result.request, device=result.device, share_id=result.share_id) for result in results)
+    return tuple(
+        Allotment(request=one.request, device=one.device, share_id=one.share_id, epc_bytes=_epc_bytes(one, named)) for one in results
+    )
+
+
+def _epc_bytes(result: _Result, named: str) -> int:
+    consumed = result.consumed_capacity.get(CAPACITY, "0")
+    try:
+        return int(parse_quantity(consumed))
+    except Refused as exc:
+        raise Unreachable(f"{named} consumes of {CAPACITY} what is no quantity: {exc.what}", "see its status.allocation") from exc
 
 
 def _read(document: Document, claim: ClaimName) -> _Claim:

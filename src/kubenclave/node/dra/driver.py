@@ -152,7 +152,9 @@ class ClaimsDriver(DRAPluginBase):
             namespace=name.namespace,
             name=name.name,
             pool=self._node_name,
-            devices=tuple(PreparedDevice(request=one.request, device=one.device, share_id=one.share_id) for one in allotted),
+            devices=tuple(
+                PreparedDevice(request=one.request, device=one.device, share_id=one.share_id, epc_bytes=one.epc_bytes) for one in allotted
+            ),
         )
         handouts = {one.device: self.devices.handouts[one.device] for one in allotted}
         with self._checkpoint.locked() as claims:

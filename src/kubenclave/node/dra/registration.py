@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,7 +18,7 @@ from kubenclave.errors import KubenclaveError, NotFound, Refused, UsageError
 from kubenclave.node._generated.pluginregistration_grpc import RegistrationBase
 from kubenclave.node._generated.pluginregistration_pb2 import PluginInfo, RegistrationStatusResponse
 from kubenclave.node.dra.slices import DRIVER
-from kubenclave.node.kubelet import MAX_SOCKET_PATH_BYTES, identity, listen, release
+from kubenclave.node.kubelet import MAX_SOCKET_PATH_BYTES, identity, listen, release, remove_stale
 from kubenclave.node.problems import Problems
 
 if TYPE_CHECKING:
@@ -98,8 +97,8 @@ class DriverSockets:
     async def run(self) -> None:
         """Serve until cancelled; then leave, the registration's socket first, so that the kubelet calls no longer."""
         try:
-            _remove_stale(self._registry_path.parent, f"{DRIVER}*-reg.sock")
-            _remove_stale(self._driver_path.parent, "dra*.sock")
+            remove_stale(self._registry_path.parent, f"{DRIVER}*-reg.sock")
+            remove_stale(self._driver_path.parent, "dra*.sock")
             while True:
                 if len(self._open) < len(self._served) or any(identity(path) != own for path, own, _ in self._open):
                     await self._listen()
@@ -145,14 +144,3 @@ def _check(path: Path) -> None:
             f"the socket's path {path} is longer than the {MAX_SOCKET_PATH_BYTES} bytes Linux allows",
             hint="give --registry-dir and --driver-dir shorter paths",
         )
-
-
-def _remove_stale(folder: Path, pattern: str) -> None:
-    """Remove the sockets of agents that were killed: the kubelet would dial them for ever."""
-    for path in folder.glob(pattern):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe, contextlib.suppress(OSError):
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink(missing_ok=True)
-                log.info("socket.removed", socket=str(path), what="of an agent that is no longer there")

@@ -17,12 +17,16 @@ from kubenclave.node.dra.publisher import SlicePublisher
 from kubenclave.node.dra.registration import DriverSockets
 from kubenclave.node.dra.slices import DRIVER, PROVISION_DEVICE, device_name, devices_of
 from kubenclave.node.handout import enclave_handout, provision_handout
+from kubenclave.node.holdings import UNKNOWN_NODE, held_claims
+from kubenclave.node.metrics import Figures
 from kubenclave.node.node_status import FIELD_MANAGER
 
 if TYPE_CHECKING:
     from kubenclave.errors import KubenclaveError
+    from kubenclave.node._generated.podresources_pb2 import ListPodResourcesResponse
     from kubenclave.node.agent import Settings
     from kubenclave.node.handout import Handout
+    from kubenclave.node.holdings import Holding
     from kubenclave.node.inventory import Inventory
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -35,7 +39,8 @@ class ClaimsWay:
         self._settings = settings
         self._api = own_service_account(FIELD_MANAGER)
         self._announcer = Announcer(self._api, settings)
-        self._driver = ClaimsDriver(self._api, settings.node_name, Checkpoint(settings.driver_dir), CdiFolder(settings.cdi_dir))
+        self._checkpoint = Checkpoint(settings.driver_dir)
+        self._driver = ClaimsDriver(self._api, settings.node_name, self._checkpoint, CdiFolder(settings.cdi_dir))
         self._health = DevicesHealth(settings.node_name)
         self._sockets = DriverSockets(
             [self._driver, self._health],
@@ -50,6 +55,33 @@ class ClaimsWay:
     def ready(self) -> bool:
         """Whether the kubelet knows the driver and the API server has the slice."""
         return self._inventory is not None and self._publisher.settled and self._sockets.registrar.registered
+
+    @property
+    def figures(self) -> Figures:
+        """What was counted; a registration says nothing of which kubelet it is."""
+        return Figures(
+            offered=self._inventory,
+            ready=self.ready,
+            allocations=self._driver.prepared,
+            registrations=self._sockets.registrar.registrations,
+        )
+
+    def holdings(self, pods: ListPodResourcesResponse) -> tuple[Holding, ...]:
+        """Return what containers hold by claims, with the bytes that were noted when the claims were prepared.
+
+        Raises:
+            Refused: The checkpoint is damaged.
+            HostUnfit: It cannot be read.
+        """
+        nodes = {device_name(node): node.label for node in self._inventory.numa} if self._inventory else {}
+        with self._checkpoint.locked() as claims:
+            shares = {
+                (claim.namespace, claim.name, one.device, one.share_id): (nodes.get(one.device, UNKNOWN_NODE), one.epc_bytes)
+                for _, claim in claims
+                for one in claim.devices
+                if one.epc_bytes
+            }
+        return held_claims(pods, DRIVER, shares.get)
 
     def check(self) -> None:
         """Leave it to the publisher: who else offers this node's EPC is seen in the Node's status."""
