@@ -78,10 +78,11 @@ clean: ## Remove what was built here (the local clusters stay: kubenclave local 
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubenclave/tools
 HELM := $(TOOLS)/helm-4.3.1/helm
 COSIGN := $(TOOLS)/cosign
+AZURE_CLI := $(TOOLS)/azure-cli-2.91.0/bin/az
 SGXS_TOOLS := $(TOOLS)/sgxs-tools-0.10.0/bin/sgxs-info
 GO = $$($(CURDIR)/$(BIN)/python -c 'import os; from kubenclave.local.places import places; from kubenclave.local.toolchain import find_go; print(find_go(places(os.environ).cache, lambda _: None))')
 
-tools: $(HELM) $(COSIGN) $(SGXS_TOOLS)
+tools: $(HELM) $(COSIGN) $(SGXS_TOOLS) $(AZURE_CLI)
 
 $(HELM): | $(INSTALLED)
 	@echo "Building helm 4.3.1 from Go modules into $(dir $@), for the chart's tests (about 1 minute)."
@@ -92,6 +93,10 @@ $(COSIGN): | $(INSTALLED)
 	@echo "Building cosign 3.1.3 from Go modules into $(dir $@), for the signature's tests (about 2 minutes)."
 	@mkdir -p $(dir $@)
 	-@cd tests/tools/cosign && CGO_ENABLED=0 GOTOOLCHAIN=local $(GO) build -trimpath -o $@.partial github.com/sigstore/cosign/v3/cmd/cosign && mv $@.partial $@
+
+$(AZURE_CLI): | $(INSTALLED)
+	@echo "Installing azure-cli 2.91.0 from PyPI into $(TOOLS), for the simulated Azure's tests (about 2 minutes)."
+	-@$(PYTHON) -m venv $(TOOLS)/azure-cli-2.91.0 && $(TOOLS)/azure-cli-2.91.0/bin/pip install --quiet --disable-pip-version-check azure-cli==2.91.0
 
 # The crates registry is asked only where a cargo is at hand.
 $(SGXS_TOOLS):

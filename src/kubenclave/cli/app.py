@@ -71,6 +71,15 @@ _GROUPS = {
         ),
     ),
 }
+# The one group inside a group, local azure: its help, its commands.
+_AZURE = (
+    "A simulated Azure on this machine, for rehearsals without a subscription.",
+    (
+        ("kubenclave.cli.azure:up", "up", "Start it in the background."),
+        ("kubenclave.cli.azure:status", "status", "Show how it is reached."),
+        ("kubenclave.cli.azure:down", "down", "Stop it and remove what it made."),
+    ),
+)
 
 
 def build() -> App:
@@ -92,9 +101,17 @@ def build() -> App:
     for place, (group, (text, commands)) in enumerate(_GROUPS.items(), start=len(_COMMANDS)):
         app = App(name=group, help=text, help_format="plaintext", sort_key=place)
         root.command(app)
-        for command_place, (path, name, command_text) in enumerate(commands):
-            app.command(path, name=name, help=command_text, sort_key=command_place)
+        _add(app, commands)
+        if group == "local":
+            azure = App(name="azure", help=_AZURE[0], help_format="plaintext", sort_key=len(commands))
+            app.command(azure)
+            _add(azure, _AZURE[1])
     return root
+
+
+def _add(app: App, commands: tuple[tuple[str, str, str], ...]) -> None:
+    for place, (path, name, text) in enumerate(commands):
+        app.command(path, name=name, help=text, sort_key=place)
 
 
 def run(app: App, arguments: list[str]) -> int:

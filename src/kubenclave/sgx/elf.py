@@ -44,6 +44,9 @@ _SYM = struct.Struct("<IBBHQQ")
 _DYN = struct.Struct("<qQ")
 _CLASS_64, _LITTLE_ENDIAN, _EM_X86_64, _ET_DYN = 2, 1, 62, 3
 _SHT_NOBITS = 8
+MAX_LOADS: Final = 64
+"""Linkers write four or five; the work per page grows with their number."""
+MAX_SYMBOLS: Final = 1 << 20
 _MAX_DYNAMIC_ENTRIES = 1024
 """Linkers write some thirty."""
 _MAX_NAME_BYTES = 256
@@ -194,6 +197,10 @@ class ElfFile:
             return
         names = bytes(self.content(self._linked(section)))
         content = self.content(section)
+        if len(content) > MAX_SYMBOLS * _SYM.size:
+            refuse(
+                f"the ELF section {table} (header at offset {section.at:#x}) has sh_size {section.size:#x}, more than {MAX_SYMBOLS} symbols"
+            )
         for name, info, _, index, address, size in _SYM.iter_unpack(content[: len(content) - len(content) % _SYM.size]):
             yield Symbol(name=_string(names, name), type=info & 0xF, section=index, address=address, size=size)
 
@@ -223,6 +230,9 @@ def read_elf(data: bytes) -> ElfFile:
         raise Refused(f"the enclave's ELF file has e_type {kind} at offset 16, not ET_DYN, so it is bound to one address", hint)
     _check_table(data, ("e_phoff", 32, phoff), ("e_phentsize", 54, phentsize), count=phnum, expected=_PHDR.size)
     segments = tuple(_segments(data, phoff, phnum))
+    loads = sum(segment.type == PT_LOAD for segment in segments)
+    if loads > MAX_LOADS:
+        refuse(f"the ELF field e_phnum at offset 56 is {phnum}, with {loads} PT_LOAD segments: more than {MAX_LOADS}")
     sections: tuple[Section, ...] = ()
     if shoff and shnum:
         _check_table(data, ("e_shoff", 40, shoff), ("e_shentsize", 58, shentsize), count=shnum, expected=_SHDR.size)

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     from kubenclave.sgx.elf import ElfFile, Segment
 
 MAX_RELOCATIONS: Final = 1 << 20
+MAX_THREADS: Final = 1 << 14
+"""Each TCS is a page of its own content; more threads than any processor has."""
 MAX_ELRANGE_BYTES: Final = 1 << 47
 """The user half of an x86-64 address space."""
 
@@ -83,25 +85,16 @@ def sdk_layout(elf: ElfFile, metadata: SdkMetadata) -> EnclaveLayout:
     """
     if metadata.enclave_bytes.bit_count() != 1 or metadata.enclave_bytes > MAX_ELRANGE_BYTES:
         refuse_metadata(metadata.at + 40, f"enclave_size {metadata.enclave_bytes:#x} is not a power of two up to {MAX_ELRANGE_BYTES:#x}")
-    check_order(elf.loads)
-    writable = _text_relocation_pages(elf)
-    runs: list[PageRun] = []
-    last: Segment | None = None
-    for segment in elf.loads:
-        if metadata.version == _PADDED_VERSION:
-            runs += _padding(last, before=segment)
-        if segment.address > (last.address if last else 0):
-            last = segment
-        runs += segment_runs(elf, segment, writable_pages=writable)
-    if metadata.version == _PADDED_VERSION:
-        runs += _padding(last, before=None)
-    runs = patched(runs, _patches(elf, metadata))
+    runs = patched(_image_runs(elf, metadata), _patches(elf, metadata))
     removable, later = 0, []
     entries = list(layout_entries(metadata))
     kinds = _FIRST_IDS if _counts_as_first(entries, metadata.version) else _LATER_IDS
+    if sum(entry.page_count for entry in entries if entry.secinfo == SECINFO_TCS) > MAX_THREADS:
+        refuse_metadata(metadata.at, f"the layout has more than {MAX_THREADS} pages of TCS")
+    made: dict[tuple[int, int], bytes] = {}
     for entry in entries:
         kind = kinds.get(entry.id)
-        added = list(_added(metadata, entry, kind)) if entry.attributes & _EADD else []
+        added = list(_added(metadata, entry, kind, made)) if entry.attributes & _EADD else []
         runs += added
         stays = bool(added)
         if entry.attributes & (_EREMOVE | _POST_REMOVE):
@@ -119,6 +112,23 @@ def sdk_layout(elf: ElfFile, metadata: SdkMetadata) -> EnclaveLayout:
             later_runs=tuple(later),
         )
     )
+
+
+def _image_runs(elf: ElfFile, metadata: SdkMetadata) -> list[PageRun]:
+    """Give the pages of the segments in their order."""
+    check_order(elf.loads)
+    writable = _text_relocation_pages(elf)
+    runs: list[PageRun] = []
+    last: Segment | None = None
+    for segment in elf.loads:
+        if metadata.version == _PADDED_VERSION:
+            runs += _padding(last, before=segment)
+        if segment.address > (last.address if last else 0):
+            last = segment
+        runs += segment_runs(elf, segment, writable_pages=writable)
+    if metadata.version == _PADDED_VERSION:
+        runs += _padding(last, before=None)
+    return runs
 
 
 def _patches(elf: ElfFile, metadata: SdkMetadata) -> Iterator[tuple[int, bytes]]:
@@ -168,22 +178,30 @@ def _padding(last: Segment | None, *, before: Segment | None) -> Iterator[PageRu
         yield PageRun(offset=end, page_count=1, secinfo=last.secinfo)
 
 
-def _added(metadata: SdkMetadata, entry: LayoutEntry, kind: PageKind | None) -> Iterator[PageRun]:
-    """Give the pages of an entry that are there from the start."""
+def _added(metadata: SdkMetadata, entry: LayoutEntry, kind: PageKind | None, made: dict[tuple[int, int], bytes]) -> Iterator[PageRun]:
+    """Give the pages of an entry that are there from the start.
+
+    Args:
+        metadata: The block that the entry is of.
+        entry: The entry.
+        kind: What its id stands for.
+        made: Pages made so far, by place and size of their content, so that those that a group repeats take memory once.
+    """
     if not entry.page_count:
         return
     label = kind if kind is not PageKind.TCS else None
     measured = ALL_CHUNKS if entry.attributes & _EEXTEND else NO_CHUNKS
     if entry.content_at and entry.secinfo != SECINFO_TCS:
         # Measured whatever the attributes say: the loader takes it for a piece of the image.
-        yield from _content_runs(metadata, entry, label)
+        yield from _content_runs(metadata, entry, label, made)
         return
+    content = b""
     if entry.content_at:
         content = _tcs_content(metadata, entry)
-    elif entry.secinfo:
-        content = entry.content_bytes.to_bytes(4, "little") * (PAGE_BYTES // 4) if entry.content_bytes else b""
-    else:
+    elif not entry.secinfo:
         return
+    elif entry.content_bytes:
+        content = made.setdefault((0, entry.content_bytes), entry.content_bytes.to_bytes(4, "little") * (PAGE_BYTES // 4))
     yield PageRun(
         offset=entry.offset,
         page_count=entry.page_count,
@@ -194,17 +212,24 @@ def _added(metadata: SdkMetadata, entry: LayoutEntry, kind: PageKind | None) -> 
     )
 
 
-def _content_runs(metadata: SdkMetadata, entry: LayoutEntry, label: PageKind | None) -> Iterator[PageRun]:
-    content = metadata.block[entry.content_at : entry.content_at + entry.content_bytes]
-    content = content.ljust(_page_up(len(content)), b"\0")
-    backed = len(content) // PAGE_BYTES
+def _content_runs(
+    metadata: SdkMetadata, entry: LayoutEntry, label: PageKind | None, made: dict[tuple[int, int], bytes]
+) -> Iterator[PageRun]:
+    """Give whole pages as they stand in the block, then the one that is part content, then zeros."""
+    content = memoryview(metadata.block)[entry.content_at : entry.content_at + entry.content_bytes]
+    whole = len(content) // PAGE_BYTES
+    rest = content[whole * PAGE_BYTES :]
+    backed = whole + (1 if rest else 0)
     if backed > entry.page_count:
         refuse_metadata(entry.at + 16, f"a layout entry has {entry.content_bytes:#x} bytes of content for {entry.page_count} pages")
-    if backed:
-        yield PageRun(offset=entry.offset, page_count=backed, secinfo=entry.secinfo, content=content, label=label)
+    offset = entry.offset
+    if whole:
+        yield PageRun(offset=offset, page_count=whole, secinfo=entry.secinfo, content=content[: whole * PAGE_BYTES], label=label)
+    if rest:
+        page = made.setdefault((entry.content_at, entry.content_bytes), bytes(rest).ljust(PAGE_BYTES, b"\0"))
+        yield PageRun(offset=offset + whole * PAGE_BYTES, page_count=1, secinfo=entry.secinfo, content=page, label=label)
     if backed < entry.page_count:
-        offset = entry.offset + backed * PAGE_BYTES
-        yield PageRun(offset=offset, page_count=entry.page_count - backed, secinfo=entry.secinfo, label=label)
+        yield PageRun(offset=offset + backed * PAGE_BYTES, page_count=entry.page_count - backed, secinfo=entry.secinfo, label=label)
 
 
 def _tcs_content(metadata: SdkMetadata, entry: LayoutEntry) -> bytes:

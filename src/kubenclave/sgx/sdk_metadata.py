@@ -24,6 +24,8 @@ MAGIC: Final = (0x86A8_0294_635D_0E4C).to_bytes(8, "little")
 
 MAX_BLOCKS: Final = 8
 """The SDK writes up to three: one for each generation of loaders."""
+MAX_PATCHES: Final = 1 << 16
+"""The SDK writes a handful: it clears what differs from build to build."""
 MAX_LAYOUT_ENTRIES: Final = 1 << 16
 """Ten for each of 4096 threads, and then some."""
 
@@ -106,7 +108,10 @@ def patch_entries(metadata: SdkMetadata) -> Iterator[tuple[int, int, bytes]]:
     Raises:
         Refused: The table or a patch's bytes leave the block; the message names field and offset.
     """
-    for at in _directory(metadata, 0, "patch", _PATCH.size):
+    table = _directory(metadata, 0, "patch", _PATCH.size)
+    if len(table) > MAX_PATCHES:
+        refuse(metadata.at + _DIRECTORIES_AT + 4, f"the patch table has {len(table)} entries, more than {MAX_PATCHES}")
+    for at in table:
         target, source, size = _PATCH.unpack_from(metadata.block, at)
         if source + size > len(metadata.block):
             where = f"{size:#x} bytes from {source:#x}, past the block's {len(metadata.block):#x} bytes"

@@ -85,3 +85,18 @@ def test_the_pages_of_a_segment_are_views_of_the_file_where_they_are_whole(make_
     runs = segment_runs(read_elf(data), read_elf(data).segments[0])
 
     assert [(run.page_count, type(run.content)) for run in runs] == [(2, memoryview), (1, bytes)]
+
+
+def test_more_segments_than_any_linker_writes_are_refused(make_elf, segment):
+    data = make_elf([segment(0x1000 * place, b"", 4, memory_bytes=1) for place in range(65)])
+
+    with pytest.raises(Refused, match=r"e_phnum at offset 56 is 65, with 65 PT_LOAD segments: more than 64"):
+        read_enclave(data)
+
+
+def test_more_symbols_than_any_enclave_has_are_refused(open_enclave):
+    data = open_enclave().ljust(0x2000000, b"\0")
+    huge = changed(data, first_section(data) + 24, "<QQ", 0x10000, 24 * ((1 << 20) + 1))
+
+    with pytest.raises(Refused, match=r"\.dynsym .* more than 1048576 symbols"):
+        read_enclave(huge)

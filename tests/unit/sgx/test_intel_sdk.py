@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 
 import pytest
 
@@ -294,3 +295,31 @@ def test_a_huge_claim_of_pages_costs_no_memory(sdk):
 
     assert layout.runs[-1].page_count == (1 << 24) - 16
     assert len(layout.runs[-1].content) == 0
+
+
+def test_content_that_a_group_repeats_is_held_once(sdk):
+    contents = bytes(72) + b"c" * 300_000
+    entry = sdk.entry(2, 3, 74, 0x100000, 300_000, 1888 + 72, RW)
+    file = sdk.file(sdk.block([entry, sdk.group(0x1009, 1, 5000, 0x100000)], contents=contents, enclave_bytes=1 << 36))
+
+    tracemalloc.start()
+    layout = read_enclave(file).layout
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert layout.page_count == 5 + 74 * 5001
+    assert peak_bytes < 20 << 20
+
+
+def test_more_threads_than_any_processor_has_are_refused(sdk):
+    layout = [sdk.entry(4, 3, 1, 0x10000, 72, 1888, TCS_PAGE), sdk.group(0x1009, 1, 20_000, 0x1000)]
+
+    with pytest.raises(Refused, match="more than 16384 pages of TCS"):
+        read_enclave(sdk.file(sdk.block(layout, enclave_bytes=1 << 32)))
+
+
+def test_more_patches_than_any_signer_writes_are_refused(sdk):
+    directories = struct.pack("<IIII", 1888, 32 * 70_000, 0, 0)
+
+    with pytest.raises(Refused, match="the patch table has 70000 entries"):
+        read_enclave(sdk.file(sdk.block([], contents=bytes(32 * 70_000), directories=directories)))
