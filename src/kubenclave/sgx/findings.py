@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from kubenclave.sgx.enclave import Enclave
     from kubenclave.sgx.open_enclave import OpenEnclaveProperties
     from kubenclave.sgx.sigstruct import Sigstruct
+    from kubenclave.sgx.tables import KnownSigner
 
 Severity = Literal["error", "warning", "note"]
 
@@ -43,14 +44,15 @@ def find(enclave: Enclave, *, signature_fault: str, epc_limit_bytes: int | None)
         signature_fault: What is wrong with its signature, as ``verify_signature`` says; empty where nothing is.
         epc_limit_bytes: EPC of the machine it is meant for; None asks for no comparison.
     """
-    found = [*_of_signature(enclave.sigstruct, signature_fault), *_of_pages(enclave, epc_limit_bytes)]
+    signer = None if enclave.sigstruct is None else known_signer(enclave.sigstruct.mrsigner)
+    found = [*_of_signature(enclave.sigstruct, signature_fault, signer), *_of_pages(enclave, epc_limit_bytes)]
     if enclave.properties is not None and enclave.sigstruct is not None:
         found += _of_properties(enclave.properties, enclave.sigstruct)
     order: tuple[Severity, ...] = ("error", "warning", "note")
     return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
 
 
-def _of_signature(sigstruct: Sigstruct | None, fault: str) -> Iterator[Finding]:
+def _of_signature(sigstruct: Sigstruct | None, fault: str, signer: KnownSigner | None) -> Iterator[Finding]:
     if sigstruct is None:
         yield Finding(severity="warning", name="unsigned", text="The enclave is not signed, and EINIT starts none without a SIGSTRUCT.")
         return
@@ -63,7 +65,6 @@ def _of_signature(sigstruct: Sigstruct | None, fault: str) -> Iterator[Finding]:
             name="debug-possible",
             text=f"A host can launch the enclave in debug mode and read its memory: {why}.",
         )
-    signer = known_signer(sigstruct.mrsigner)
     if signer is not None and signer.is_public_key:
         yield Finding(
             severity="warning",

@@ -36,7 +36,7 @@ from kubenclave.sgx.pages import (
     check_weight,
     patched,
 )
-from kubenclave.sgx.sdk_metadata import LayoutEntry, SdkMetadata, layout_entries, patch_entries
+from kubenclave.sgx.sdk_metadata import EADD, LayoutEntry, SdkMetadata, layout_entries, patch_entries
 from kubenclave.sgx.sdk_metadata import refuse as refuse_metadata
 from kubenclave.sgx.tcs import OFFSETS_OF_ADDRESSES
 
@@ -53,7 +53,7 @@ MAX_ELRANGE_BYTES: Final = 1 << 47
 
 _U64 = struct.Struct("<Q")
 
-_EADD, _EEXTEND, _EREMOVE, _POST_ADD, _POST_REMOVE = 1, 2, 4, 8, 16
+_EEXTEND, _EREMOVE, _POST_ADD, _POST_REMOVE = 2, 4, 8, 16
 _LAST_MEASURED_MAJOR = 2
 _PADDED_VERSION = (1, 3)
 _WORD_BYTES = 8
@@ -94,7 +94,7 @@ def sdk_layout(elf: ElfFile, metadata: SdkMetadata) -> EnclaveLayout:
     made: dict[tuple[int, int], bytes] = {}
     for entry in entries:
         kind = kinds.get(entry.id)
-        added = list(_added(metadata, entry, kind, made)) if entry.attributes & _EADD else []
+        added = list(_added(metadata, entry, kind, made)) if entry.attributes & EADD else []
         runs += added
         stays = bool(added)
         if entry.attributes & (_EREMOVE | _POST_REMOVE):

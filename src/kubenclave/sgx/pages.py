@@ -6,6 +6,7 @@ Bit meanings: Intel SDM volume 3D, SECINFO (section 36.10 of the 2023 edition) a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -189,17 +190,18 @@ def patched(runs: Iterable[PageRun], patches: Iterable[tuple[int, bytes]]) -> li
     for address, data in patches:
         for page in range(address // PAGE_BYTES, (address + len(data) - 1) // PAGE_BYTES + 1):
             by_page.setdefault(page * PAGE_BYTES, []).append((address - page * PAGE_BYTES, data))
+    offsets = sorted(by_page)
     result: list[PageRun] = []
     for run in runs:
-        result += _patched_run(run, by_page)
+        here = offsets[bisect_left(offsets, run.offset) : bisect_left(offsets, run.end)]
+        result += _patched_run(run, here, by_page)
     return result
 
 
-def _patched_run(run: PageRun, by_page: Mapping[int, list[tuple[int, bytes]]]) -> list[PageRun]:
-    touched = sorted((offset - run.offset) // PAGE_BYTES for offset in by_page if run.offset <= offset < run.end)
+def _patched_run(run: PageRun, touched: list[int], by_page: Mapping[int, list[tuple[int, bytes]]]) -> list[PageRun]:
     parts: list[PageRun] = []
     done = 0
-    for index in touched:
+    for index in ((offset - run.offset) // PAGE_BYTES for offset in touched):
         if index > done:
             parts.append(run.part(done, index - done))
         content = bytearray(run.page(index))

@@ -40,6 +40,9 @@ _ENTRY = struct.Struct("<HHIQIIQ")
 _GROUP = struct.Struct("<HHIQ16x")
 _GROUP_ID = 0x1000
 
+EADD: Final = 1
+"""The attribute of a layout entry whose pages are there from the start."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SdkMetadata:
@@ -96,7 +99,7 @@ def read_metadata(elf: ElfFile, section: Section) -> tuple[SdkMetadata, ...]:
     while start >= 0:
         if len(blocks) == MAX_BLOCKS:
             refuse(section.offset + start, f"this is one metadata block more than the {MAX_BLOCKS} that are read")
-        blocks.append(_read_block(note, start, section.offset + start))
+        blocks.append(_read_block(elf.data, section.offset + start))
         end = start + len(blocks[-1].block)
         start = note.find(MAGIC, end)
     return tuple(blocks)
@@ -141,13 +144,15 @@ def layout_entries(metadata: SdkMetadata) -> Iterator[LayoutEntry]:
                 yield _entry(metadata, member, step)
 
 
-def _read_block(note: bytes, start: int, at: int) -> SdkMetadata:
-    if len(note) - start < _HEAD_BYTES:
-        refuse(at, f"the section ends {len(note) - start} bytes after the metadata's magic, within its header")
-    _, version, size, _, ssa_frame_pages, _, _, _, enclave_bytes, _, _ = _HEAD.unpack_from(note, start)
-    if not _HEAD_BYTES <= size <= len(note) - start:
-        refuse(at + 16, f"size is {size}; the header takes {_HEAD_BYTES} bytes and the section has {len(note) - start}")
-    block = note[start : start + size]
+def _read_block(data: bytes, at: int) -> SdkMetadata:
+    """Read the block at an offset in the file; like the loader, by its own size and not by its section's."""
+    room = len(data) - at
+    if room < _HEAD_BYTES:
+        refuse(at, f"the file ends {room} bytes after the metadata's magic, within its header")
+    _, version, size, _, ssa_frame_pages, _, _, _, enclave_bytes, _, _ = _HEAD.unpack_from(data, at)
+    if not _HEAD_BYTES <= size <= room:
+        refuse(at + 16, f"size is {size}; the header takes {_HEAD_BYTES} bytes and the file has {room} from here")
+    block = data[at : at + size]
     sigstruct = block[_SIGSTRUCT_AT : _SIGSTRUCT_AT + SIGSTRUCT_BYTES]
     return SdkMetadata(
         version=(version >> 32, version & 0xFFFF_FFFF),
@@ -203,7 +208,7 @@ def _entry(metadata: SdkMetadata, at: int, step: int) -> LayoutEntry:
         refuse(where + 8, f"a layout entry has {page_count} pages at {offset:#x}, unaligned or outside {metadata.enclave_bytes:#x} bytes")
     if content_at and content_at + content_bytes > len(metadata.block):
         refuse(where + 20, f"a layout entry takes {content_bytes:#x} bytes from {content_at:#x}, past the block's {len(metadata.block):#x}")
-    if secinfo & ~(SECINFO_PERMISSIONS | SECINFO_PAGE_TYPE):
+    if attributes & EADD and secinfo & ~(SECINFO_PERMISSIONS | SECINFO_PAGE_TYPE):
         refuse(where + 24, f"a layout entry has SECINFO flags {secinfo:#x}")
     return LayoutEntry(
         at=where,

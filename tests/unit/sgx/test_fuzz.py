@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from kubenclave.errors import KubenclaveError, Refused
 from kubenclave.sgx import compare, describe, draw_picture, lay_out, parse_sigstruct, read_enclave, write_sgxs
 from kubenclave.sgx.enclave import Enclave
-from kubenclave.sgx.open_enclave import MAX_THREADS
-from kubenclave.sgx.pages import PAGE_BYTES
+from kubenclave.sgx.intel_sdk import MAX_THREADS
 from kubenclave.sgx.sigstruct import verify_signature
 
 # A limit on one file, whatever it claims; generous, since others may use this machine.
@@ -87,9 +86,10 @@ def check(data, whole):
             assert block.layout_gap
             continue
         layout = block.layout
-        content = sum(len(run.content) for run in layout.runs)
-        # Two pages of each thread are its own: TCS and the page after it that the SDK's template fills.
-        assert content <= 4 * len(data) + 2 * MAX_THREADS * PAGE_BYTES
+        # What is repeated is held once, but a TCS is a page of its own for each thread.
+        held = {id(run.content): len(run.content) for run in layout.runs if not run.is_tcs}
+        assert sum(held.values()) <= 4 * len(data) + (1 << 20)
+        assert layout.thread_count <= MAX_THREADS
         assert all(0 <= run.offset < run.end <= layout.elrange_bytes for run in layout.runs)
     measured = sum(run.page_count for run in result.known_layout.runs if run.measured_chunks) if result.known_layout else 0
     pages = result.known_layout.page_count if result.known_layout else 0

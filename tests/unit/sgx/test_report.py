@@ -11,8 +11,9 @@ import kubenclave.sgx.report
 from kubenclave.cli.show import as_json
 from kubenclave.errors import NotFound
 from kubenclave.sgx import describe, draw_picture, epc_need, read_enclave, vm_size_epc_bytes
+from kubenclave.sgx.findings import _of_signature
 from kubenclave.sgx.report import EnclaveReport
-from kubenclave.sgx.tables import known_signer
+from kubenclave.sgx.tables import KnownSigner, known_signer
 
 MIB = 1 << 20
 SCHEMA = resources.files("kubenclave.sgx").joinpath("enclave-report.schema.json")
@@ -193,6 +194,17 @@ def test_well_known_signers_are_named(mrsigner, name, public):
     assert name in signer.name
     assert signer.is_public_key is public
     assert known_signer(bytes(32)) is None
+
+
+def test_a_published_signing_key_is_a_warning_and_a_vendors_own_is_not(open_enclave, signed):
+    sigstruct = read_enclave(signed(open_enclave(attributes=4))).sigstruct
+
+    def found(signer):
+        return [(finding.severity, finding.name) for finding in _of_signature(sigstruct, "", signer)]
+
+    assert found(KnownSigner(name="a sample key", is_public_key=True)) == [("warning", "test-signer")]
+    assert found(KnownSigner(name="a vendor", is_public_key=False)) == []
+    assert found(None) == []
 
 
 def test_the_picture_shows_every_run_with_its_numbers_and_nothing_from_elsewhere(files):
