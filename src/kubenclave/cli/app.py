@@ -37,6 +37,10 @@ _GROUPS = {
             ("kubenclave.cli.local:down", "down", "Stop the cluster and remove everything it left on this machine."),
         ),
     ),
+    "cluster": (
+        "Clusters on Azure with SGX nodes.",
+        (("kubenclave.cli.cluster:sizes", "sizes", "Show the Azure VM sizes with SGX, or those that fit a number of pods."),),
+    ),
     "enclave": (
         "Enclave files: read, measure, sign, compare and pack them.",
         (

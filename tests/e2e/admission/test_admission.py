@@ -20,7 +20,7 @@ DEVICE = "sgx.intel.com/enclave"
 OFFERED = "kubenclave-epc-offered"
 PRIVILEGED = {"securityContext": {"privileged": True}}
 # The API server sees a change of its policies within a second or two.
-SECONDS = 20
+SECONDS = 90
 # What Kubernetes adds to every pod.
 USUAL = {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"}
 

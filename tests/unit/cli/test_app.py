@@ -146,4 +146,4 @@ def test_help_and_version_are_results_and_load_no_command(capsys):
 def test_every_command_is_named_with_a_sentence():
     names = {name for name in build() if not name.startswith("-")}
 
-    assert names == {"demo", "deploy", "enclave", "local", "image", "node"}
+    assert names == {"cluster", "demo", "deploy", "enclave", "local", "image", "node"}
