@@ -17,8 +17,9 @@ from kubenclave.errors import HostUnfit, Refused
 from kubenclave.node._generated.deviceplugin_pb2 import Device, ListAndWatchResponse, NUMANode, TopologyInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from kubenclave.node._generated.deviceplugin_pb2 import ContainerAllocateRequest
     from kubenclave.node.dialect import Dialect
     from kubenclave.node.inventory import Inventory, NumaEpc
 
@@ -30,6 +31,7 @@ HEALTHY = "Healthy"
 # 64 symbols in rising ASCII order: identifiers of one length then sort as the units they stand for.
 _SYMBOLS = string.digits + string.ascii_uppercase + "_" + string.ascii_lowercase + "~"
 _SYMBOL_BYTES = _SYMBOLS.encode()
+_TAG = b"\n"
 # Bounds the memory held in protobuf objects to well under 1 MiB while a list is built.
 _SLICE_UNITS = 2048
 
@@ -115,16 +117,25 @@ def unit_id(unit: int) -> str:
     return "".join(reversed(symbols))
 
 
-def are_units(ids: Sequence[str], units: int) -> bool:
-    """Tell whether every identifier names one of the first ``units`` units; some 40 nanoseconds each, with no table of them."""
-    if units == 0 or not ids:
-        return not ids
-    last = unit_id(units - 1)
-    lengths = set(map(len, ids))
-    if 0 in lengths or max(lengths) > len(last) or "".join(ids).encode().translate(None, _SYMBOL_BYTES):
-        return False
-    # A space sorts before every symbol: filled up with it, shorter identifiers sort before longer ones, as their units do.
-    return max(map(str.rjust, ids, itertools.repeat(len(last)))) <= last
+def named_units(requests: Iterable[ContainerAllocateRequest], units: int) -> list[bytes] | None:
+    """Return the names in some requests, as bytes that differ as they do; None unless each names one of the first ``units`` units.
+
+    Some 60 nanoseconds each, without a table of names: the serialised requests are looked at whole, and 32,768 strings never made. In
+    them a name is a line feed (the tag of field 1), its length and its symbols, among which is no line feed.
+    """
+    requests = tuple(requests)
+    listed = b"".join(request.SerializeToString() for request in requests)
+    names = listed.split(_TAG)[1:]
+    if not names:
+        return []
+    if units == 0 or len(names) != sum(len(request.devices_ids) for request in requests):
+        return None
+    last = unit_id(units - 1).encode()
+    frames = listed.translate(None, _SYMBOL_BYTES)
+    for length in range(1, len(last) + 1):
+        frames = frames.replace(_TAG + bytes([length]), b"")
+    # With their lengths before them, shorter names sort before longer ones, as their units do.
+    return None if frames or max(names) > bytes([len(last)]) + last else names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

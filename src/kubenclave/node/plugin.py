@@ -17,6 +17,7 @@ from kubenclave.node._generated.deviceplugin_grpc import DevicePluginBase
 from kubenclave.node._generated.deviceplugin_pb2 import (
     AllocateRequest,
     AllocateResponse,
+    ContainerAllocateRequest,
     ContainerAllocateResponse,
     DevicePluginOptions,
     Empty,
@@ -26,7 +27,7 @@ from kubenclave.node._generated.deviceplugin_pb2 import (
     PreStartContainerRequest,
     PreStartContainerResponse,
 )
-from kubenclave.node.offer import are_units
+from kubenclave.node.offer import named_units
 
 if TYPE_CHECKING:
     import socket
@@ -100,26 +101,29 @@ class EpcPlugin(DevicePluginBase):
         """Give the answer to each container that was given units, if they are units of this offer, each once."""
         request = await stream.recv_message()
         began = time.perf_counter()
-        asked = [list(container.devices_ids) for container in request.container_requests] if request else []
-        self._check(asked)
-        answers = [self.answer if ids else ContainerAllocateResponse() for ids in asked]
+        containers = request.container_requests if request else []
+        self._check(containers)
+        answers = [self.answer if container.devices_ids else ContainerAllocateResponse() for container in containers]
         await stream.send_message(AllocateResponse(container_responses=answers))
-        self.allocations += sum(map(bool, asked))
+        self.allocations += sum(bool(container.devices_ids) for container in containers)
         log.info(
             "units.allocated",
-            units=sum(map(len, asked)),
+            units=sum(len(container.devices_ids) for container in containers),
             device=",".join(dict.fromkeys(device.host_path for device in self.answer.devices)),
             milliseconds=round((time.perf_counter() - began) * 1000, 2),
             simulated=self.offer.simulated,
         )
 
-    def _check(self, asked: Sequence[list[str]]) -> None:
-        ids = [name for names in asked for name in names]
-        if not are_units(ids, self.offer.units):
-            unknown = next(name for name in ids if not are_units([name], self.offer.units))
+    def _check(self, containers: Sequence[ContainerAllocateRequest]) -> None:
+        names = named_units(containers, self.offer.units)
+        if names is None:
+            unknown = next(name for one in containers for name in one.devices_ids if not self._is_unit(name))
             self._refuse(f"{unknown[:63]!r} is not one of the {self.offer.units} units of {self.offer.resource} on this node")
-        if len(set(ids)) != len(ids):
-            self._refuse(f"one of {len(ids)} units of {self.offer.resource} is asked for twice")
+        elif len(set(names)) != len(names):
+            self._refuse(f"one of {len(names)} units of {self.offer.resource} is asked for twice")
+
+    def _is_unit(self, name: str) -> bool:
+        return named_units([ContainerAllocateRequest(devices_ids=[name])], self.offer.units) is not None
 
     def _refuse(self, reason: str) -> None:
         log.error("allocation.refused", what=reason, simulated=self.offer.simulated)

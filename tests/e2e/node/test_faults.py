@@ -17,7 +17,6 @@ TIMES = 20
 UNITS = "openenclave.io/sgx_epc_MiB"
 BUSYBOX = "kubenclave.test/busybox:1"
 DRIVER = "epc.kubenclave.dev"
-MIB = 1 << 20
 INVENTORY = 40
 # What a user is promised: the kubelet has the list again so soon after it is back.
 BACK_SECONDS = 1.0
@@ -200,6 +199,15 @@ def claiming(hurt_node):
 
 class TestClaims:
     """Mode dra: claims are prepared, or refused whole."""
+
+    def test_the_metrics_tell_the_claims_bytes_by_container(self, claiming):
+        name = claiming.started(claimant("asks"))
+
+        lines = claiming.page("metrics").splitlines()
+
+        assert f'kubenclave_epc_pod_bytes{{container="main",namespace="default",pod="{name}"}} 1.048576e+07' in lines
+        assert "kubenclave_allocations_total 1.0" in lines
+        claiming.delete(f"pod/{name}")
 
     def test_a_full_disk_refuses_the_pod_and_leaves_nothing_behind(self, claiming):
         node = claiming

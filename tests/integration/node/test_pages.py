@@ -211,6 +211,7 @@ async def test_what_is_no_request_for_a_page_is_refused_or_cut_off(agent, port, 
 @pytest.mark.asyncio
 async def test_connections_that_say_nothing_do_not_keep_others_out_for_long(agent, port):
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
+    assert await said(port, b"GET /healthz HTTP/1.1\r\n\r\n") == b""
     async with asyncio.timeout(15):
         while True:
             with contextlib.suppress(IndexError):

@@ -4,14 +4,14 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kubenclave.errors import HostUnfit, Refused
-from kubenclave.node._generated.deviceplugin_pb2 import Device, ListAndWatchResponse, NUMANode, TopologyInfo
+from kubenclave.node._generated.deviceplugin_pb2 import ContainerAllocateRequest, Device, ListAndWatchResponse, NUMANode, TopologyInfo
 from kubenclave.node.dialect import MIB, dialect_named
 from kubenclave.node.inventory import Inventory, NumaEpc, Source
-from kubenclave.node.offer import MAX_MESSAGE_BYTES, are_units, count_offer, make_offer, max_units, no_offer, unit_id
+from kubenclave.node.offer import MAX_MESSAGE_BYTES, count_offer, make_offer, max_units, named_units, no_offer, unit_id
 from kubenclave.node.processor import SgxFeatures
 
 OPENENCLAVE = dialect_named("openenclave")
@@ -148,13 +148,28 @@ def test_identifiers_are_unique_and_sort_as_their_units():
     assert names == sorted(names, key=lambda name: (len(name), name))
 
 
+def asking(*containers):
+    return [ContainerAllocateRequest(devices_ids=names) for names in containers]
+
+
 @given(st.integers(min_value=1, max_value=300_000), st.integers(min_value=0, max_value=400_000))
 def test_an_identifier_names_a_unit_exactly_when_its_number_is_below_their_count(units, unit):
-    assert are_units([unit_id(unit)], units) == (unit < units)
+    assert (named_units(asking([unit_id(unit)]), units) is not None) == (unit < units)
 
 
-@given(st.lists(st.text(max_size=5), min_size=1, max_size=4), st.integers(min_value=0, max_value=5000))
-def test_other_text_names_no_unit(names, units):
+# Line feeds and control characters too: on the wire they are what separates the names.
+NAMES = st.text(alphabet=st.one_of(st.sampled_from("0Zz~\n\x01\x02\x03"), st.characters(codec="utf-8")), max_size=5)
+
+
+@example([["\n\x01"]], 5000)
+@example([["0\n\x01"], ["0"]], 5000)
+@given(st.lists(st.lists(NAMES, max_size=3), max_size=3), st.integers(min_value=0, max_value=5000))
+def test_other_text_names_no_unit(containers, units):
     known = {unit_id(unit) for unit in range(units)}
+    asked = [name for names in containers for name in names]
 
-    assert are_units(names, units) == known.issuperset(names)
+    found = named_units(asking(*containers), units)
+
+    assert (found is not None) == known.issuperset(asked)
+    if found is not None:
+        assert (len(found), len(set(found))) == (len(asked), len(set(asked)))
