@@ -230,6 +230,9 @@ async def test_a_port_that_is_taken_is_said_and_epc_is_offered_all_the_same(host
         taken.listen()
         task = asyncio.get_running_loop().create_task(run(replace(settings, metrics_port=port)))
         await kubelet.until(lambda seen: len(seen.units) == 40)
+        async with asyncio.timeout(10):
+            while not any(entry["event"] == "metrics.not_served" for entry in logs):  # noqa: ASYNC110 - a list of dicts wakes nobody
+                await asyncio.sleep(0.05)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
