@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -202,7 +203,9 @@ def test_without_root_up_says_what_needs_it_and_what_does_not(shell):
 
 def kill_all() -> None:
     for pid in cgroups.processes(cgroup_root(NAME)):
-        os.kill(pid, signal.SIGKILL)
+        # The first kill ends a whole box, and with it processes that are still in this list.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
     while cgroups.processes(cgroup_root(NAME)) and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -361,11 +361,11 @@ def test_an_added_file_that_is_no_code_is_data(content, tmp_path, data):
 
 
 def test_how_an_image_starts_can_be_said(content):
-    found = content(entrypoint=("/app/host", "--flag"), command=(), environment={"A": "1=2"}, working_directory="/work/here", user="7:8")
+    found = content(entrypoint=("/app/host", "--flag"), command=(), environment={"A": "1=2"}, working_directory="/srv/here", user="7:8")
 
     assert found.run.entrypoint == ("/app/host", "--flag")
-    assert (found.run.environment, found.run.working_directory, found.run.user) == (("A=1=2",), "/work/here", "7:8")
-    assert isinstance(entries(found)["/work/here"], Directory)
+    assert (found.run.environment, found.run.working_directory, found.run.user) == (("A=1=2",), "/srv/here", "7:8")
+    assert isinstance(entries(found)["/srv/here"], Directory)
 
 
 @pytest.mark.parametrize(
