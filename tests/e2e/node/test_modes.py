@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -88,7 +89,8 @@ class Installation:
         pods = self.cluster.get("pods", "-n", "kube-system", "-l", "app.kubernetes.io/name=kubenclave-node")["items"]
         container = pods[0]["status"]["containerStatuses"][0]["containerID"].partition("://")[2]
         for pid in processes_of(container):
-            os.kill(pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def kill_kubelet(self):
         init = boxes.running(CLUSTER)[NODE].init
