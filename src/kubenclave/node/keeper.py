@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # An API server that is away is tried again after this time: it is the first to be back after its own restart.
 RETRY_SECONDS = 1.0
+# A refusal is as a rule still one a second later: the pause is doubled up to this time, and cut short by waking.
+MAX_RETRY_SECONDS = 30.0
 
 
 class Keeper(ABC):
@@ -58,14 +60,17 @@ class Keeper(ABC):
 
     async def run(self) -> None:
         """Keep it, until cancelled."""
+        pause_seconds = RETRY_SECONDS
         while True:
             self._woken.clear()
             try:
                 version = await self._settle()
             except KubenclaveError as exc:
                 self._fail(exc)
-                await self._pause(RETRY_SECONDS)
+                pause_seconds = RETRY_SECONDS if isinstance(exc, Unreachable) else min(2 * pause_seconds, MAX_RETRY_SECONDS)
+                await self._pause(pause_seconds)
                 continue
+            pause_seconds = RETRY_SECONDS
             self._problems.clear()
             self._told = ""
             if not self.settled:

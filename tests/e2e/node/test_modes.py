@@ -261,6 +261,16 @@ class TestExtendedResource:
         until(lambda: agent.allocatable(ENCLAVE) == "110", "the enclave device is counted again")
         assert agent.cluster.get("pod", running)["status"]["containerStatuses"][0]["restartCount"] == 0
 
+    def test_a_capacity_set_to_0_as_a_kubelet_without_its_checkpoint_does_is_back_within_a_second(self, agent):
+        expected = agent.allocatable(EPC)
+        zero = json.dumps({"status": {"capacity": {EPC: "0"}, "allocatable": {EPC: "0"}}})
+
+        result = agent.cluster.kubectl("patch", "node", NODE, "--subresource=status", "--type=merge", "-p", zero)
+
+        assert result.returncode == 0, result.stderr
+        until(lambda: agent.allocatable(EPC) == expected, "the capacity is back", seconds=1)
+        assert any(line["event"] == "status.written" and line["before"] == "0" for line in agent.log())
+
     def test_a_killed_agent_leaves_the_bytes_in_the_status(self, agent):
         expected = agent.allocatable(EPC)
         agent.kill_agent()
