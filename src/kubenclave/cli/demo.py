@@ -97,6 +97,8 @@ def demo(
     from kubenclave.local.demo import page, tell  # noqa: PLC0415 - the room is heavy, --help is not
     from kubenclave.local.places import places  # noqa: PLC0415
 
+    if report is not None and not os.access(report.absolute().parent, os.W_OK):
+        raise HostUnfit(f"The report cannot be written to {report}.", "Name a file in a folder that is there and that you may write to.")
     target = _local(epc, keep=keep) if kubeconfig is None else _foreign(kubeconfig, node, yes=yes)
     with tempfile.TemporaryDirectory(prefix="kubenclave-demo-") as folder, _watching(asks=kubeconfig is not None) as told:
         result = tell(target, Path(folder), places(os.environ).cache, told)

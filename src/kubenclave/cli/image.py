@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from kubenclave.cli.image_registry import RegistryOptions, push_to
 from kubenclave.cli.progress import say, step
 from kubenclave.cli.show import OutputOption, show, write
 from kubenclave.errors import UsageError
@@ -19,28 +20,6 @@ if TYPE_CHECKING:
 
 SurroundingName = Literal["ca", "users", "nss", "resolv", "tz", "locale"]
 CompressionName = Literal["gzip", "zstd"]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RegistryOptions:
-    """How a registry is reached. Logins are those of docker login: $DOCKER_CONFIG or ~/.docker/config.json, and its credential helpers."""
-
-    ca: Annotated[Path | None, Parameter(help="A file with the certificate authorities to trust, instead of the system's.")] = None
-    plain_http: Annotated[bool, Parameter(help="Speak without encryption. A login is then sent to this machine itself only.")] = False
-    auth_host: Annotated[
-        tuple[str, ...],
-        Parameter(
-            help="A token server of another name than the registry's that may be told the login. Can be given again.", show_default=False
-        ),
-    ] = ()
-    entra_token_file: Annotated[
-        Path | None, Parameter(help="A file with a Microsoft Entra access token, for Azure Container Registry; - reads it from stdin.")
-    ] = None
-    mount_from: Annotated[
-        tuple[str, ...],
-        Parameter(help="A repository of the same registry that may have the layers already. Can be given again.", show_default=False),
-    ] = ()
 
 
 def build(
@@ -235,8 +214,6 @@ def _summary(report: _Report) -> _Summary:
 
 
 def _pushed(place: Path, reference: Reference, registry: RegistryOptions) -> Pushed:
-    from kubenclave.cli.image_registry import push_to  # noqa: PLC0415
-
     return push_to(place, str(reference), registry, name=None)
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from kubenclave.cli.image import RegistryOptions
 from kubenclave.cli.progress import say, step
 from kubenclave.cli.show import OutputOption, show, write
 from kubenclave.errors import NotFound, UsageError
@@ -22,6 +21,28 @@ if TYPE_CHECKING:
 
     from kubenclave.image import Access, Pushed, Remote
     from kubenclave.image.oci.documents import Descriptor
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryOptions:
+    """How a registry is reached. Logins are those of docker login: $DOCKER_CONFIG or ~/.docker/config.json, and its credential helpers."""
+
+    ca: Annotated[Path | None, Parameter(help="A file with the certificate authorities to trust, instead of the system's.")] = None
+    plain_http: Annotated[bool, Parameter(help="Speak without encryption. A login is then sent to this machine itself only.")] = False
+    auth_host: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="A token server of another name than the registry's that may be told the login. Can be given again.", show_default=False
+        ),
+    ] = ()
+    entra_token_file: Annotated[
+        Path | None, Parameter(help="A file with a Microsoft Entra access token, for Azure Container Registry; - reads it from stdin.")
+    ] = None
+    mount_from: Annotated[
+        tuple[str, ...],
+        Parameter(help="A repository of the same registry that may have the layers already. Can be given again.", show_default=False),
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +80,7 @@ def push(
     reference: Annotated[str, Parameter(help="The name in the registry, as in registry.example/team/hello:1.0.")],
     *,
     image: ImageOption = None,
-    registry: RegistryOptions = RegistryOptions(),  # noqa: B008 - a frozen value
+    registry: RegistryOptions = RegistryOptions(),
     output: OutputOption = "table",
 ) -> None:
     """Bring an image to a registry; its tag is set when all else is there."""
@@ -77,7 +98,7 @@ def pull(
     *,
     archive: Annotated[Path | None, Parameter(name=["-o", "--archive"], help="Write an OCI archive to this file.")] = None,
     layout: Annotated[Path | None, Parameter(help="Write an OCI layout to this new directory.")] = None,
-    registry: RegistryOptions = RegistryOptions(),  # noqa: B008
+    registry: RegistryOptions = RegistryOptions(),
     output: OutputOption = "table",
 ) -> None:
     """Fetch an image, and what is attached to it, from a registry."""
@@ -98,7 +119,7 @@ def inspect(
     image: ImageOption = None,
     check: Annotated[bool, Parameter(help="Read the layers, measure the enclaves again, and compare with what the image says.")] = False,
     key: Annotated[Path | None, Parameter(help="A public key in PEM; an image without a signature by it is refused.")] = None,
-    registry: RegistryOptions = RegistryOptions(),  # noqa: B008
+    registry: RegistryOptions = RegistryOptions(),
     output: OutputOption = "table",
 ) -> None:
     """Show what an image is: enclaves, layers, how it starts, and what is attached to it."""
@@ -122,7 +143,7 @@ def diff(
     before: Annotated[str, Parameter(help="An OCI archive, a layout directory, or a name in a registry.")],
     after: Annotated[str, Parameter(help="The other.")],
     *,
-    registry: RegistryOptions = RegistryOptions(),  # noqa: B008
+    registry: RegistryOptions = RegistryOptions(),
     output: OutputOption = "table",
 ) -> None:
     """Show what differs between two images: enclaves, how they start, files. Nothing is shown where nothing does."""

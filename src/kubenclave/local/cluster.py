@@ -14,7 +14,7 @@ from kubenclave.image import ImageSpec, build_image, parse_reference
 from kubenclave.local import boxes, cgroups, network, programs, simulated_sgx
 from kubenclave.local.archives import image_names
 from kubenclave.local.configuration import PAUSE_IMAGE
-from kubenclave.local.host import check_host, host_facts, require_root
+from kubenclave.local.host import check_host, host_facts, require_root, writable
 from kubenclave.local.plan import ClusterPlan, cgroup_root, plan_boxes
 from kubenclave.local.spec import CONTROL_PLANE, ClusterSpec, plan_cluster
 from kubenclave.local.state import lock, other_specs, read_spec, write_private, write_spec
@@ -55,13 +55,13 @@ def up(wanted: Wanted, places: Places, report: Callable[[str], None]) -> LocalCl
     Remains of a cluster that is not whole are removed first: nothing half-built is ever reused.
 
     Raises:
-        HostUnfit: Not root, or this machine lacks a tool, a controller or disk space.
+        HostUnfit: Not root, or this machine lacks a tool, a controller, disk space or a folder that can be written to.
         UsageError: The cluster is up with other nodes or another EPC.
     """
     folder = places.cluster(wanted.name)
     check_host()
     binaries = programs.build(places.cache, report)
-    with lock(places, report):
+    with writable("XDG_STATE_HOME"), lock(places, report):
         _require_own(wanted.name, folder)
         existing = _healthy(wanted.name, folder)
         if existing is not None:
@@ -72,7 +72,12 @@ def up(wanted: Wanted, places: Places, report: Callable[[str], None]) -> LocalCl
             _remove(wanted.name, folder)
         spec = _claim(wanted, places)
         plan = plan_boxes(spec, folder=folder, programs=binaries, host=host_facts(folder))
-        _start(spec, plan, folder, binaries, report)
+        try:
+            _start(spec, plan, folder, binaries, report)
+        except BaseException:
+            # The folder stays for its logs; the next up or down removes it.
+            _stop(wanted.name)
+            raise
     return LocalCluster(name=wanted.name, kubeconfig=folder / "kubeconfig", spec=spec, started=True)
 
 
@@ -84,7 +89,7 @@ def down(name: str, places: Places, report: Callable[[str], None]) -> bool:
     """
     folder = places.cluster(name)
     require_root()
-    with lock(places, report):
+    with writable("XDG_STATE_HOME"), lock(places, report):
         _require_own(name, folder)
         found = _remains(name, folder)
         _remove(name, folder)
@@ -283,9 +288,14 @@ def _remains(name: str, folder: Path) -> bool:
 
 
 def _remove(name: str, folder: Path) -> None:
+    _stop(name)
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _stop(name: str) -> None:
     cgroups.remove(cgroup_root(name))
     network.unlink_host(_interface(name))
-    shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
 
 
 def _interface(name: str) -> str:

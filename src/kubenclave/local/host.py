@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kubenclave.errors import HostUnfit
 from kubenclave.local import cgroups
 from kubenclave.local.plan import HostFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _TOOLS = ("unshare", "nsenter", "ip", "runc")
 _CNI_BRIDGE = Path("/usr/lib/cni/bridge")
@@ -64,3 +69,22 @@ def _file_system(path: Path) -> str:
         if left.split()[2] == wanted:
             return right.split()[0]
     return ""
+
+
+@contextmanager
+def writable(variable: str) -> Iterator[None]:
+    """Tell in words when a folder or file cannot be made or written, such as on a full disk; ``variable`` moves the folder elsewhere.
+
+    Raises:
+        HostUnfit: With the path and the kernel's reason.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # of the terminal, not of a folder
+    except OSError as exc:
+        where = exc.filename or "a file of the local cluster"
+        raise HostUnfit(
+            f"{where} cannot be written: {exc.strerror or exc}.",
+            f"Free some space there, or set {variable} to a folder that you may write to.",
+        ) from exc

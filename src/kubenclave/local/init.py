@@ -7,6 +7,7 @@ so only the standard library is used. Everything dies with the process that ``en
 
 from __future__ import annotations
 
+import contextlib
 import encodings.idna  # noqa: F401 - used by every connect(); it must be loaded before the root changes
 import os
 import signal
@@ -31,7 +32,7 @@ _NETWORK_SECONDS = 30.0
 _FIRST_RESTART_SECONDS = 0.2
 _LONGEST_RESTART_SECONDS = 5.0
 _STEADY_SECONDS = 10.0  # a program that ran this long starts again without delay growth
-_LOG_BYTES = 64 << 20  # one program's log is moved aside once, so two files of this size at most
+_LOG_BYTES = 64 << 20  # looked at when a program starts: a larger log of earlier runs is moved aside, one of them is kept
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -148,9 +149,10 @@ def _answers(what: str) -> bool:
 
 def _start(state: _Running, logs_fd: int) -> None:
     name = f"{state.program.name}.log"
+    with contextlib.suppress(FileNotFoundError):
+        if os.stat(name, dir_fd=logs_fd).st_size > _LOG_BYTES:
+            os.rename(name, f"{name}.1", src_dir_fd=logs_fd, dst_dir_fd=logs_fd)
     log = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600, dir_fd=logs_fd)
-    if os.fstat(log).st_size > _LOG_BYTES:
-        os.rename(name, f"{name}.1", src_dir_fd=logs_fd, dst_dir_fd=logs_fd)
     environment = {"PATH": "/opt/kubenclave/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root"}
     try:
         state.process = subprocess.Popen(

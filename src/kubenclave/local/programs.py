@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from kubenclave.errors import HostUnfit, KubenclaveError
 from kubenclave.local.checkout import project_file
+from kubenclave.local.host import writable
 from kubenclave.local.toolchain import find_go
 
 if TYPE_CHECKING:
@@ -53,14 +54,13 @@ def build(cache: Path, report: Callable[[str], None]) -> Path:
     """Build the programs unless they are there, and give their folder.
 
     Raises:
-        HostUnfit: No disk space, or no Go toolchain can be had.
+        HostUnfit: No disk space, no cache folder that can be written to, or no Go toolchain.
         KubenclaveError: The build fails; the message carries the compiler's last lines.
     """
     target = folder(cache)
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(target.parent / ".lock", report):
+    with writable("XDG_CACHE_HOME"), _lock(target.parent / ".lock", report):
         if target.is_dir():
             return target
         _check_disk(target.parent)
@@ -80,6 +80,7 @@ def build(cache: Path, report: Callable[[str], None]) -> Path:
 @contextmanager
 def _lock(path: Path, report: Callable[[str], None]) -> Iterator[None]:
     """Let one build run at a time. The kernel frees the lock when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

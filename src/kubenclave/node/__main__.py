@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import structlog
 
 from kubenclave.errors import KubenclaveError, UsageError
-from kubenclave.node.agent import Settings, run
+from kubenclave.node.agent import run
 from kubenclave.node.choice import choose
 from kubenclave.node.dialect import DIALECTS, Mode
 from kubenclave.node.handout import Extras
 from kubenclave.node.inventory import PAGE_BYTES
 from kubenclave.node.scrape import DEFAULT_PORT
+from kubenclave.node.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

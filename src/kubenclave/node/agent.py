@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -15,7 +13,6 @@ from kubenclave.node.accounts import Accountant
 from kubenclave.node.cpuid import read_processor
 from kubenclave.node.device_plugin import DevicePluginWay
 from kubenclave.node.dialect import Mode
-from kubenclave.node.handout import Extras
 from kubenclave.node.inventory import keep_back, take_inventory
 from kubenclave.node.metrics import View, exposition
 from kubenclave.node.problems import Problems
@@ -23,52 +20,15 @@ from kubenclave.node.scrape import Pages
 from kubenclave.node.sysfs import is_simulated, read_host
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kubenclave.node._generated.podresources_pb2 import ListPodResourcesResponse
-    from kubenclave.node.choice import Choice
     from kubenclave.node.holdings import Holding
     from kubenclave.node.inventory import Inventory
     from kubenclave.node.metrics import Figures
-
-SCAN_SECONDS = 5.0
+    from kubenclave.node.settings import Settings
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What one agent is told.
-
-    Attributes:
-        choice: The way in which EPC is offered.
-        host_root: Where the host's filesystem is seen.
-        kubelet_dir: The kubelet's device plugin folder.
-        registry_dir: The kubelet's folder of plugins' registration sockets.
-        driver_dir: The folder of the DRA driver: its socket and its checkpoint.
-        cdi_dir: Where the container runtime finds CDI files that need not outlive a reboot.
-        reserve_bytes: EPC that is not offered.
-        extras: What is handed out only where it was asked for.
-        node_name: The Node's name; needed to talk to the API server.
-        pod_uid: The agent's pod's UID, by which agents of one node tell their sockets apart; empty outside of a pod.
-        pod_resources: The kubelet's socket that lists which pods hold what.
-        metrics_port: Where /metrics, /healthz and /readyz are served; 0 for nowhere.
-        mapped: Look at the host's processes for what they map of the enclave device.
-        scan_seconds: How often the host is looked at again.
-    """
-
-    choice: Choice
-    host_root: Path
-    kubelet_dir: Path
-    registry_dir: Path = Path("/var/lib/kubelet/plugins_registry")
-    driver_dir: Path = Path("/var/lib/kubelet/plugins/epc.kubenclave.dev")
-    cdi_dir: Path = Path("/var/run/cdi")
-    reserve_bytes: int = 0
-    extras: Extras = field(default_factory=Extras)
-    node_name: str = ""
-    pod_uid: str = ""
-    pod_resources: Path = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
-    metrics_port: int = 0
-    mapped: bool = False
-    scan_seconds: float = SCAN_SECONDS
 
 
 class Way(Protocol):

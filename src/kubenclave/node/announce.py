@@ -14,8 +14,8 @@ from kubenclave.errors import KubenclaveError
 if TYPE_CHECKING:
     from kubenclave.kube import Document
     from kubenclave.kube.in_cluster import InCluster
-    from kubenclave.node.agent import Settings
     from kubenclave.node.inventory import Inventory
+    from kubenclave.node.settings import Settings
 
 _CONTROLLER = "kubenclave.dev/node-agent"
 # Events about Nodes, which have no namespace, go here (kubernetes, record.getEvents).

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from kubenclave.errors import KubenclaveError
     from kubenclave.kube.in_cluster import InCluster
     from kubenclave.node._generated.podresources_pb2 import ListPodResourcesResponse
-    from kubenclave.node.agent import Settings
     from kubenclave.node.holdings import Holding
     from kubenclave.node.inventory import Inventory
     from kubenclave.node.metrics import Figures
+    from kubenclave.node.settings import Settings
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 

@@ -230,3 +230,10 @@ def process_of(word: str, pod: str = "") -> int:
 
 def stamp(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+
+
+def test_a_report_that_could_not_be_written_is_refused_before_anything_starts(shell):
+    result = shell.kubenclave("demo", "--report", "/nonexistent/report.html")
+    assert result.returncode == 6
+    assert "/nonexistent/report.html" in result.stderr
+    assert "module 1" not in result.stderr

@@ -209,3 +209,17 @@ def kill_all() -> None:
     deadline = time.monotonic() + 10
     while cgroups.processes(cgroup_root(NAME)) and time.monotonic() < deadline:
         time.sleep(0.02)
+
+
+def test_up_on_a_full_disk_says_so_and_leaves_nothing_running(shell, found, tmp_path):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        small = replace(shell, environment={**shell.environment, "XDG_STATE_HOME": str(tmp_path)})
+        result = small.kubenclave("local", "up", "--name", NAME)
+        assert result.returncode == 6
+        assert "No space left on device" in result.stderr
+        assert not cgroups.exists(cgroup_root(NAME))
+        small.down(NAME)
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert machine() == found

@@ -17,8 +17,9 @@ from grpclib.server import Server
 
 from kubenclave.node._generated.deviceplugin_grpc import DevicePluginStub, RegistrationBase
 from kubenclave.node._generated.deviceplugin_pb2 import AllocateRequest, ContainerAllocateRequest, Empty
-from kubenclave.node.agent import Settings, run
+from kubenclave.node.agent import run
 from kubenclave.node.choice import choose
+from kubenclave.node.settings import Settings
 
 PATIENCE_SECONDS = 20.0
 

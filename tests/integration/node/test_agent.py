@@ -12,10 +12,11 @@ from structlog.testing import capture_logs
 
 from kubenclave.errors import NotFound, UsageError
 from kubenclave.node._generated.deviceplugin_pb2 import DevicePluginOptions, Empty, PreferredAllocationRequest, PreStartContainerRequest
-from kubenclave.node.agent import Settings, run
+from kubenclave.node.agent import run
 from kubenclave.node.choice import choose
 from kubenclave.node.dialect import MIB
 from kubenclave.node.offer import unit_id
+from kubenclave.node.settings import Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
 

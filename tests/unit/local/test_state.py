@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from kubenclave.errors import HostUnfit
-from kubenclave.local import host
+from kubenclave.local import host, programs
 from kubenclave.local.places import Places
 from kubenclave.local.spec import plan_cluster
 from kubenclave.local.state import lock, other_specs, read_spec, write_spec
@@ -69,3 +69,24 @@ def test_a_missing_program_is_named_with_how_to_get_it(monkeypatch):
         host.check_host()
     assert "no-such-program" in caught.value.what
     assert "apt-get install" in caught.value.hint
+
+
+@pytest.mark.parametrize("variable", ["XDG_STATE_HOME", "XDG_CACHE_HOME"])
+def test_a_folder_that_cannot_be_made_is_told_with_the_variable_that_moves_it(tmp_path, variable):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostUnfit) as caught, host.writable(variable):
+        (tmp_path / "file" / "clusters").mkdir()
+    assert str(tmp_path / "file/clusters") in caught.value.what
+    assert variable in caught.value.hint
+
+
+def test_a_reader_that_has_gone_is_not_taken_for_a_full_disk():
+    with pytest.raises(BrokenPipeError), host.writable("XDG_STATE_HOME"):
+        raise BrokenPipeError
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_built(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HostUnfit) as caught:
+        programs.build(tmp_path / "file", lambda _news: None)
+    assert "XDG_CACHE_HOME" in caught.value.hint

@@ -24,10 +24,10 @@ from kubenclave.node.node_status import FIELD_MANAGER
 if TYPE_CHECKING:
     from kubenclave.errors import KubenclaveError
     from kubenclave.node._generated.podresources_pb2 import ListPodResourcesResponse
-    from kubenclave.node.agent import Settings
     from kubenclave.node.handout import Handout
     from kubenclave.node.holdings import Holding
     from kubenclave.node.inventory import Inventory
+    from kubenclave.node.settings import Settings
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
