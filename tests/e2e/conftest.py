@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,10 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="the local cluster needs root: namespaces, mounts, control groups, device nodes"))
 
 
+def heed_interrupts():
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shell:
     """Runs the project's commands as a user does: as processes, in an environment of their own."""
@@ -39,9 +44,16 @@ class Shell:
     def command(self, *arguments: str) -> list[str]:
         return [str(Path(sys.executable).parent / "kubenclave"), *arguments]
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command that can be interrupted, also where these tests run in the background and so ignore SIGINT themselves."""
         return subprocess.Popen(
-            self.command(*arguments), env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            self.command(*arguments),
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=heed_interrupts,  # noqa: PLW1509 - one thread runs here
         )
 
     def ok(self, *arguments: str) -> str:

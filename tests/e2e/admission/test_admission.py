@@ -108,8 +108,9 @@ def installed(shell):
 
 
 def in_force(api):
-    api.until(lambda: tolerated(api.admits(asking(**{OPENENCLAVE: "1"}))), "the toleration")
-    api.until(lambda: DEVICE in api.admits(asking(**{INTEL: "1Mi"}))["containers"][0]["resources"]["limits"], "the device")
+    """Wait for each rule: the API server takes them up one by one, and one that refuses may be there before one that adds."""
+    api.until(lambda: tolerated(api.admits_soon(asking(**{OPENENCLAVE: "1"}))), "the toleration")
+    api.until(lambda: DEVICE in api.admits_soon(asking(**{INTEL: "1Mi"}))["containers"][0]["resources"]["limits"], "the device")
     api.refuses_soon(asking(**{OPENENCLAVE: "1Mi"}))
     api.refuses_soon(pod(volumes=host("/dev/sgx_enclave")))
 

@@ -205,7 +205,7 @@ def test_on_a_cluster_of_the_users_it_runs_with_leave_and_removes_its_pods(clust
 @pytest.mark.parametrize("seconds", [2.0, 6.0, 12.0])
 def test_an_interrupted_demo_leaves_nothing(cluster, shell, seconds):
     shell.down("demo")
-    process = subprocess.Popen(shell.command("demo"), env=shell.environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = shell.start("demo")
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _out, told = process.communicate(timeout=60)

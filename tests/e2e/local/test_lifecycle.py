@@ -128,7 +128,7 @@ def test_up_that_is_stopped_halfway_leaves_what_down_removes(shell, found, secon
     process = shell.start("local", "up", "--name", NAME)
     time.sleep(seconds)
     process.send_signal(number)
-    process.wait()
+    process.communicate()
 
     shell.down(NAME)
 
@@ -139,7 +139,7 @@ def test_up_finishes_what_a_killed_up_began(shell, found):
     process = shell.start("local", "up", "--name", NAME)
     time.sleep(1.0)
     process.kill()
-    process.wait()
+    process.communicate()
 
     cluster = shell.up(NAME)
 
