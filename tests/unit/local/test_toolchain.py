@@ -92,3 +92,23 @@ def test_paths_follow_the_xdg_specification():
     found = places({"HOME": "/home/u", "XDG_CACHE_HOME": "/big/cache", "XDG_STATE_HOME": "relative/is/ignored"})
     assert found.cache == Path("/big/cache/kubenclave")
     assert found.state == Path("/home/u/.local/state/kubenclave")
+
+
+def test_an_interrupted_build_leaves_nothing_that_could_be_taken_for_built(tmp_path, monkeypatch):
+    go = tmp_path / "go"
+    go.write_text(
+        '#!/bin/sh\n[ "$1" = version ] && echo go version go1.99.0 linux/amd64 && exit\n'
+        '[ "$1" = list ] && printf "%020d\\n" $(seq 20) && exit\nseq 20 >&2\n'
+    )
+    go.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+    def interrupted(news: str) -> None:
+        if news.startswith("compiled"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        programs.build(tmp_path / "cache", interrupted)
+
+    assert not programs.is_built(tmp_path / "cache")
+    assert [path.name for path in (tmp_path / "cache/k8s").iterdir()] == [".lock"]
