@@ -39,7 +39,7 @@ _TABLE: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
         "Address ranges of the enclave device that a container maps",
     ),
     ("kubenclave_epc_over_mapped_containers", "gauge", (), "Containers that map more of the enclave device than the EPC they were given"),
-    ("kubenclave_epc_unread_processes", "gauge", (), "Processes whose mappings the agent may not see"),
+    ("kubenclave_epc_unread_processes", "gauge", (), "Processes whose mappings the agent may not see, or not all of them"),
     ("kubenclave_allocations", "counter", (), "Containers given EPC by device plugin, or claims prepared"),
     ("kubenclave_registrations", "counter", (), "Times that the kubelet took the agent's plugin or driver"),
     ("kubenclave_kubelet_restarts", "counter", (), "Times that a registration met another kubelet than the one before"),

@@ -61,9 +61,12 @@ def read_processes(root: Path, device: Path) -> ProcessReading:
 
 
 def _mapped_bytes(process: Path, number: int) -> int | None:
+    """Add up a process's mappings of the device; None where not all of its mappings can be seen."""
     try:
-        maps = _head(process / "maps", _MAX_MAPS_BYTES)
+        maps = _head(process / "maps", _MAX_MAPS_BYTES + 1)
     except PermissionError:
+        return None
+    if len(maps) > _MAX_MAPS_BYTES:
         return None
     sizes: dict[bytes, int] = {}
     for path, size in mapped_files(maps):

@@ -282,6 +282,17 @@ def test_without_the_hosts_processes_it_is_said_what_is_missing(host):
     assert "SYS_PTRACE" in caught.value.hint
 
 
+def test_a_process_with_more_mappings_than_are_read_counts_as_unread_and_not_as_one_with_few(host_of_processes, monkeypatch):
+    (host_of_processes.root / "proc").unlink()
+    process = host_of_processes.root / "proc/7"
+    process.mkdir(parents=True)
+    (process / "maps").write_text("7f0000000000-7f0000001000 rw-s 00000000 00:05 5 /dev/sgx_enclave\n" * 100)
+    (process / "cgroup").write_text("0::/\n")
+    monkeypatch.setattr("kubenclave.node.processes._MAX_MAPS_BYTES", 1000)
+
+    assert read_processes(host_of_processes.root, host_of_processes.device).processes == (Process(container_id="", mapped_bytes=None),)
+
+
 @pytest.mark.asyncio
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the maps of all processes")
 async def test_a_container_that_maps_more_than_it_was_given_is_told_once(host_of_processes, folder, pods, mapper, monkeypatch):
