@@ -1,0 +1,123 @@
+"""What is sent to Azure for a cluster, and what every export says: one body in ARM's words, made from the spec. Pure.
+
+Source of names and values: the ARM schema of ``Microsoft.ContainerService`` 2026-05-01; the add-on as recorded from the Azure CLI.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from kubenclave.cluster.sizes import vm_sizes
+from kubenclave.cluster.spec import OWNER_TAG, Identity, Mode, Network, Sgx
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kubenclave.cluster.spec import ClusterSpec, Pool
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+Body: TypeAlias = "dict[str, Json]"
+
+ADMIN_USER = "azureuser"
+ADDON = "ACCSGXDevicePlugin"
+_QUOTE_HELPER = "ACCSGXQuoteHelperEnabled"
+# A pool without nodes tells the cluster autoscaler by tags what a node would offer (kubernetes/autoscaler, cloudprovider/azure). A
+# slash in a resource's name is written as an underscore there.
+_SCALE_FROM_ZERO = "k8s.io_cluster-autoscaler_node-template_resources_"
+_MIB = 1 << 20
+_DNS_PREFIX_MAX = 54
+
+
+def cluster_body(spec: ClusterSpec) -> Body:
+    """Return the managed cluster without its service principal's secret, which the engine alone puts in."""
+    properties: Body = {
+        "dnsPrefix": dns_prefix(spec),
+        "enableRBAC": True,
+        "networkProfile": network_profile(spec.network),
+        "agentPoolProfiles": [{"name": pool.name, **pool_properties(spec, pool)} for pool in spec.pools],
+    }
+    if spec.kubernetes_version is not None:
+        properties["kubernetesVersion"] = spec.kubernetes_version
+    if spec.sgx.by is Sgx.ADDON:
+        properties["addonProfiles"] = {ADDON: addon_profile(quote_helper=spec.sgx.quote_helper)}
+    if spec.ssh_key is not None:
+        properties["linuxProfile"] = {"adminUsername": ADMIN_USER, "ssh": {"publicKeys": [{"keyData": spec.ssh_key}]}}
+    body: Body = {"location": spec.location, "tags": _tags(spec), "sku": {"name": "Base", "tier": "Free"}, "properties": properties}
+    if spec.identity is Identity.MANAGED:
+        body["identity"] = {"type": "SystemAssigned"}
+    return body
+
+
+def pool_properties(spec: ClusterSpec, pool: Pool) -> Body:
+    """Return a pool's properties, as they stand in the cluster's profile and in a resource of its own."""
+    properties: Body = {
+        "vmSize": pool.vm_size,
+        "count": pool.count,
+        "mode": pool.mode.value,
+        "type": "VirtualMachineScaleSets",
+        "osType": "Linux",
+        "osSKU": "Ubuntu",
+        "enableAutoScaling": pool.autoscale is not None,
+        "tags": _tags(spec) | scale_from_zero_tags(spec, pool),
+    }
+    if pool.autoscale is not None:
+        properties |= {"minCount": pool.autoscale.min, "maxCount": pool.autoscale.max}
+    if pool.labels:
+        properties["nodeLabels"] = {**pool.labels}
+    if pool.taints:
+        properties["nodeTaints"] = [taint.text() for taint in pool.taints]
+    if pool.spot:
+        properties |= {"scaleSetPriority": "Spot", "scaleSetEvictionPolicy": "Delete", "spotMaxPrice": -1}
+    if pool.max_pods is not None:
+        properties["maxPods"] = pool.max_pods
+    return properties
+
+
+def scale_from_zero_tags(spec: ClusterSpec, pool: Pool) -> dict[str, Json]:
+    """Return the tags by which the autoscaler knows the EPC of a pool that has no node yet; none where it needs none."""
+    epc_bytes = _epc_bytes(pool)
+    if pool.autoscale is None or pool.autoscale.min > 0 or epc_bytes is None or spec.sgx.by is Sgx.NONE:
+        return {}
+    offered = {"sgx.intel.com/epc": epc_bytes} if spec.sgx.by is Sgx.ADDON else {"openenclave.io/sgx_epc_MiB": epc_bytes // _MIB}
+    return {_SCALE_FROM_ZERO + resource.replace("/", "_"): str(amount) for resource, amount in offered.items()}
+
+
+def network_profile(network: Network) -> Body:
+    """Return what names a network plugin and its mode."""
+    if network is Network.AZURE_OVERLAY:
+        return {"networkPlugin": "azure", "networkPluginMode": "overlay"}
+    return {"networkPlugin": network.value}
+
+
+def addon_profile(*, quote_helper: bool) -> Body:
+    """Return the SGX add-on. Its setting is a word, not a truth value, in every recording."""
+    return {"enabled": True, "config": {_QUOTE_HELPER: "true" if quote_helper else "false"}}
+
+
+def dns_prefix(spec: ClusterSpec) -> str:
+    """Return the first label of the API server's name: letters, digits and hyphens, at most 54."""
+    kept = "".join(char if char.isalnum() and char.isascii() else "-" for char in f"{spec.name}-{spec.group}")
+    return kept.strip("-")[:_DNS_PREFIX_MAX].rstrip("-")
+
+
+def sgx_pools(spec: ClusterSpec) -> tuple[Pool, ...]:
+    """Return the pools whose VM size has SGX."""
+    return tuple(pool for pool in spec.pools if _sized(pool))
+
+
+def is_system(pool: Pool) -> bool:
+    """Say whether the cluster's own pods may run on the pool."""
+    return pool.mode is Mode.SYSTEM
+
+
+def _sized(pool: Pool) -> bool:
+    return pool.vm_size.lower() in {size.name.lower() for size in vm_sizes()}
+
+
+def _epc_bytes(pool: Pool) -> int | None:
+    return next((size.epc_bytes for size in vm_sizes() if size.name.lower() == pool.vm_size.lower()), None)
+
+
+def _tags(spec: ClusterSpec) -> dict[str, Json]:
+    found: Mapping[str, str] = spec.tags
+    return {**found, OWNER_TAG: spec.owner}
