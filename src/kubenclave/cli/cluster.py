@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Size:
     name: str
+    tee: str
     cores: int
     memory_gib: int
     epc_bytes: int | None
@@ -34,6 +35,7 @@ class _Size:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Row:
     name: str
+    tee: str
     cores: int
     memory: str
     epc_bytes: int | None
@@ -62,9 +64,10 @@ def sizes(
     ] = None,
     output: OutputOption = "table",
 ) -> None:
-    """Show the Azure VM sizes with SGX, or those that fit a number of pods, best first."""
+    """Show the confidential VM sizes of Azure, or those with SGX that fit a number of pods, best first."""
     from kubenclave import cluster  # noqa: PLC0415 - --help does not need it
-    from kubenclave.cluster.recommend import DEFAULT_MAX_PODS  # noqa: PLC0415
+    from kubenclave.cluster.recommend import DEFAULT_MAX_PODS, recommend  # noqa: PLC0415
+    from kubenclave.cluster.sizes import standing  # noqa: PLC0415
 
     today = datetime.now(tz=UTC).date()
     if not epc:
@@ -74,7 +77,7 @@ def sizes(
         return
     from kubenclave.workload.epc import parse_epc  # noqa: PLC0415
 
-    fits = cluster.recommend(
+    fits = recommend(
         cluster.vm_sizes(),
         epc_bytes=parse_epc(epc),
         pods=1 if pods is None else pods,
@@ -91,7 +94,7 @@ def sizes(
             cores=fit.cores,
             spare_epc_bytes=fit.spare_epc_bytes,
             quota_family=fit.size.quota_family,
-            standing=cluster.standing(fit.size, today=today).value,
+            standing=standing(fit.size, today=today).value,
         )
         for fit in fits
     ]
@@ -99,7 +102,7 @@ def sizes(
 
 
 def _show_all(known: tuple[VmSize, ...], today: date, *, output: Output) -> None:
-    from kubenclave.cluster import standing  # noqa: PLC0415
+    from kubenclave.cluster.sizes import standing  # noqa: PLC0415
 
     if output == "json":
         show([_size(size, standing(size, today=today).value) for size in known], output=output)
@@ -107,6 +110,7 @@ def _show_all(known: tuple[VmSize, ...], today: date, *, output: Output) -> None
     rows = [
         _Row(
             name=size.name,
+            tee=size.tee.value,
             cores=size.cores,
             memory=f"{size.memory_gib} GiB",
             epc_bytes=size.epc_bytes,
@@ -122,6 +126,7 @@ def _show_all(known: tuple[VmSize, ...], today: date, *, output: Output) -> None
 def _size(size: VmSize, its_standing: str) -> _Size:
     return _Size(
         name=size.name,
+        tee=size.tee.value,
         cores=size.cores,
         memory_gib=size.memory_gib,
         epc_bytes=size.epc_bytes,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from kubenclave.cluster.sizes import vm_sizes
+from kubenclave.cluster.sizes import Tee, known_size
 from kubenclave.cluster.spec import OWNER_TAG, Identity, Mode, Network, Sgx
 
 if TYPE_CHECKING:
@@ -111,11 +111,13 @@ def is_system(pool: Pool) -> bool:
 
 
 def _sized(pool: Pool) -> bool:
-    return pool.vm_size.lower() in {size.name.lower() for size in vm_sizes()}
+    size = known_size(pool.vm_size)
+    return size is not None and size.tee is Tee.SGX
 
 
 def _epc_bytes(pool: Pool) -> int | None:
-    return next((size.epc_bytes for size in vm_sizes() if size.name.lower() == pool.vm_size.lower()), None)
+    size = known_size(pool.vm_size)
+    return None if size is None else size.epc_bytes
 
 
 def _tags(spec: ClusterSpec) -> dict[str, Json]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kubenclave.cluster.sizes import Standing, VmSize, standing
+from kubenclave.cluster.sizes import Standing, Tee, VmSize, standing
 from kubenclave.errors import Refused, UsageError
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ class Fit:
 def recommend(sizes: Iterable[VmSize], *, epc_bytes: int, pods: int, today: date, max_pods: int = DEFAULT_MAX_PODS) -> tuple[Fit, ...]:
     """Return the sizes that can hold the pods, best first: fewest cores, then fewest nodes, then by name.
 
-    Sizes that are retired on this day or whose EPC no document says, are left out. Only EPC and the number of pods are weighed: what the
-    pods need of cores and memory is not known here.
+    Sizes without SGX, those that are retired on this day and those whose EPC no document says are left out. Only EPC and the number of
+    pods are weighed: what the pods need of cores and memory is not known here.
 
     Args:
         sizes: The sizes to choose from.
@@ -61,13 +61,15 @@ def recommend(sizes: Iterable[VmSize], *, epc_bytes: int, pods: int, today: date
             f"a limit of {max_pods} pods per node leaves none", f"the system's own pods take {SYSTEM_PODS}; give a higher limit"
         )
     usable = [
-        (size, size.epc_bytes) for size in sizes if size.epc_bytes is not None and standing(size, today=today) is not Standing.RETIRED
+        (size, size.epc_bytes)
+        for size in sizes
+        if size.tee is Tee.SGX and size.epc_bytes is not None and standing(size, today=today) is not Standing.RETIRED
     ]
     fits = [_fit(size, size_epc, epc_bytes, pods, max_pods) for size, size_epc in usable if size_epc >= epc_bytes]
     if not fits:
         largest = max((size_epc for _, size_epc in usable), default=0)
         raise Refused(
-            f"no VM size offers {epc_bytes} bytes of EPC to one pod: the largest has {largest}",
+            f"no VM size with SGX offers {epc_bytes} bytes of EPC to one pod: the largest has {largest}",
             "make the enclave smaller, or use a TDX or SEV-SNP node, which protects a whole VM",
         )
     return tuple(sorted(fits, key=lambda fit: (fit.cores, fit.nodes, fit.size.name)))

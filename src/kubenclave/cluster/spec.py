@@ -30,13 +30,34 @@ _HEADER_NAME = r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}$(?!\n)"
 _HEADER_VALUE = r"^[ -~]{0,1024}$(?!\n)"
 _SSH_KEY = r"^(ssh-rsa|ssh-ed25519|ecdsa-sha2-nistp(256|384|521)) [A-Za-z0-9+/=]{32,16384}( [ -~]{0,255})?$(?!\n)"
 
-Name = Annotated[str, Meta(pattern=_CLUSTER_NAME, description="1 to 63 letters, digits, hyphens and underscores.")]
-GroupName = Annotated[str, Meta(pattern=_GROUP_NAME, max_length=90, description="The resource group; made if it is not there.")]
+Name = Annotated[
+    str, Meta(pattern=_CLUSTER_NAME, description="1 to 63 letters, digits, hyphens and underscores; a letter or digit first and last.")
+]
+GroupName = Annotated[
+    str,
+    Meta(
+        pattern=_GROUP_NAME,
+        max_length=90,
+        description="The resource group; made if it is not there. 1 to 90 letters, digits and any of -_.(), the last no dot.",
+    ),
+]
 Location = Annotated[str, Meta(pattern=_LOCATION, description="The region, as Azure names it in programs: uksouth.")]
+SubscriptionId = Annotated[str, Meta(pattern=_GUID, description="Its ID, a GUID; the one that is signed in to, where it is left out.")]
 PoolName = Annotated[str, Meta(pattern=_POOL_NAME, description="1 to 12 small letters and digits, a letter first.")]
 Count = Annotated[int, Meta(ge=0, le=1000, description="Nodes. A System pool has at least 1.")]
-Labels = dict[Annotated[str, Meta(pattern=_LABEL_KEY)], Annotated[str, Meta(pattern=_LABEL_VALUE)]]
-Tags = dict[Annotated[str, Meta(pattern=r"^[^<>%&\\?/]{1,512}$(?!\n)")], Annotated[str, Meta(max_length=256)]]
+LabelKey = Annotated[
+    str,
+    Meta(pattern=_LABEL_KEY, description="At most 63 letters, digits and any of -_., a prefix such as example.com/ before it if wanted."),
+]
+LabelValue = Annotated[
+    str,
+    Meta(pattern=_LABEL_VALUE, description="At most 63 letters, digits and any of -_.; a letter or digit first and last; may be empty."),
+]
+Labels = dict[LabelKey, LabelValue]
+Tags = dict[
+    Annotated[str, Meta(pattern=r"^[^<>%&\\?/]{1,512}$(?!\n)", description="1 to 512 characters, none of them <>%&\\?/.")],
+    Annotated[str, Meta(max_length=256, description="At most 256 characters.")],
+]
 
 
 class Identity(StrEnum):
@@ -84,8 +105,8 @@ class _Value(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_u
 class Taint(_Value, frozen=True, kw_only=True):
     """Keep pods off a pool that do not tolerate it."""
 
-    key: Annotated[str, Meta(pattern=_LABEL_KEY)]
-    value: Annotated[str, Meta(pattern=_LABEL_VALUE)] = ""
+    key: LabelKey
+    value: LabelValue = ""
     effect: Effect = Effect.NO_SCHEDULE
 
     def text(self) -> str:
@@ -96,8 +117,8 @@ class Taint(_Value, frozen=True, kw_only=True):
 class Autoscale(_Value, frozen=True, kw_only=True):
     """The bounds between which the cluster autoscaler keeps a pool."""
 
-    min: Count
-    max: Annotated[int, Meta(ge=1, le=1000)]
+    min: Annotated[int, Meta(ge=0, le=1000, description="The fewest nodes; 0 in User pools only.")]
+    max: Annotated[int, Meta(ge=1, le=1000, description="The most nodes.")]
 
 
 class Pool(_Value, frozen=True, kw_only=True):
@@ -114,7 +135,9 @@ class Pool(_Value, frozen=True, kw_only=True):
     labels: Labels = msgspec.field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     spot: Annotated[bool, Meta(description="Cheap nodes that Azure may take back at any time; User pools only.")] = False
-    max_pods: Annotated[int, Meta(ge=10, le=250)] | None = None
+    max_pods: (
+        Annotated[int, Meta(ge=10, le=250, description="Pods on one node; Azure's default for the network where it is left out.")] | None
+    ) = None
 
 
 class SgxOptions(_Value, frozen=True, kw_only=True):
@@ -131,22 +154,28 @@ class ClusterSpec(_Value, frozen=True, kw_only=True):
     group: GroupName
     location: Location
     pools: Annotated[tuple[Pool, ...], Meta(min_length=1, max_length=100)]
-    subscription: Annotated[str, Meta(pattern=_GUID, description="Its ID; the one that is signed in to, where it is left out.")] | None = (
-        None
-    )
+    subscription: SubscriptionId | None = None
     kubernetes_version: Annotated[str, Meta(pattern=_VERSION, description="1.35 or 1.35.3; Azure's default where left out.")] | None = None
     identity: Identity = Identity.MANAGED
     network: Network = Network.AZURE
     sgx: SgxOptions = SgxOptions()
     features: Annotated[
-        tuple[Annotated[str, Meta(pattern=_FEATURE)], ...],
+        tuple[Annotated[str, Meta(pattern=_FEATURE, description="A namespace, a slash and a name, as Azure spells them.")], ...],
         Meta(max_length=20, description="Preview features to register first: Microsoft.ContainerService/Name."),
     ] = ()
     headers: Annotated[
-        dict[Annotated[str, Meta(pattern=_HEADER_NAME)], Annotated[str, Meta(pattern=_HEADER_VALUE)]],
+        dict[
+            Annotated[str, Meta(pattern=_HEADER_NAME, description="1 to 64 characters of an HTTP header's name.")],
+            Annotated[str, Meta(pattern=_HEADER_VALUE, description="At most 1,024 printable ASCII characters.")],
+        ],
         Meta(max_length=20, description="Headers sent with the request that makes the cluster."),
     ] = msgspec.field(default_factory=dict)
-    ssh_key: Annotated[str, Meta(pattern=_SSH_KEY, description="A public key for the nodes' user azureuser.")] | None = None
+    ssh_key: (
+        Annotated[
+            str, Meta(pattern=_SSH_KEY, description="A public key for the nodes' user azureuser, as a file like id_ed25519.pub holds it.")
+        ]
+        | None
+    ) = None
     tags: Tags = msgspec.field(default_factory=dict)
 
     @property

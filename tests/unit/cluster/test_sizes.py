@@ -7,8 +7,11 @@ from importlib import resources
 import pytest
 
 from kubenclave.cli import app
-from kubenclave.cluster import Standing, recommend, standing, vm_sizes
-from kubenclave.cluster.recommend import SYSTEM_PODS
+from kubenclave.cluster import Standing, vm_sizes
+from kubenclave.cluster.body import scale_from_zero_tags, sgx_pools
+from kubenclave.cluster.recommend import SYSTEM_PODS, recommend
+from kubenclave.cluster.sizes import Tee, known_size, standing, tee_of
+from kubenclave.cluster.spec import Autoscale, ClusterSpec, Pool
 from kubenclave.errors import Refused, UsageError
 
 MIB = 1 << 20
@@ -47,9 +50,66 @@ def test_the_preview_series_has_no_epc_that_any_document_says():
     assert size("Standard_DC2s").epc_bytes is None
 
 
-def test_names_that_only_look_like_sgx_are_not_in_the_table():
-    names = {each.name for each in vm_sizes()}
-    assert not names & {"Standard_DC8s_v2", "Standard_DC2as_v5", "Standard_DC2es_v5", "Standard_DC4as_v6"}
+def test_names_that_only_look_like_sgx_have_none():
+    assert "Standard_DC8s_v2" not in {each.name for each in vm_sizes()}
+    assert not {each.series for each in vm_sizes() if each.tee is Tee.SGX} - {"DC", "DCsv2", "DCsv3", "DCdsv3"}
+
+
+@pytest.mark.parametrize(
+    ("name", "tee", "cores", "memory_gib", "family"),
+    [
+        ("Standard_DC4as_v5", Tee.SEV_SNP, 4, 16, "standardDCASv5Family"),
+        ("Standard_EC20as_v5", Tee.SEV_SNP, 20, 160, "standardECASv5Family"),
+        ("Standard_DC2as_v6", Tee.SEV_SNP, 2, 8, "standardDCasv6Family"),
+        ("Standard_EC96as_v6", Tee.SEV_SNP, 96, 672, "standardECasv6Family"),
+        ("Standard_DC128es_v6", Tee.TDX, 128, 512, "standardDCEV6Family"),
+        ("Standard_EC64es_v6", Tee.TDX, 64, 512, "StandardECEV6Family"),
+    ],
+)
+def test_sizes_of_another_tee_are_in_the_table_as_what_they_are(name, tee, cores, memory_gib, family):
+    found = size(name)
+    assert (found.tee, found.cores, found.memory_gib, found.quota_family, found.epc_bytes) == (tee, cores, memory_gib, family, None)
+
+
+def test_the_successors_of_a_retiring_series_are_in_the_table():
+    series = {each.series for each in vm_sizes()}
+    assert not {name for each in vm_sizes() for name in each.successors} - series
+
+
+@pytest.mark.parametrize(
+    ("name", "tee"),
+    [
+        ("standard_dc2s_V3", Tee.SGX),
+        ("Standard_DC2ads_v6", Tee.SEV_SNP),
+        ("Standard_DC4as_cc_v5", Tee.SEV_SNP),
+        ("Standard_EC2eds_v6", Tee.TDX),
+        ("Standard_DC6s_v3", None),
+        ("Standard_D4s_v5", None),
+        ("Standard_E4as_v5", None),
+    ],
+)
+def test_the_tee_of_a_size_is_known_by_the_table_or_by_the_rule_of_its_name(name, tee):
+    assert tee_of(name) is tee
+
+
+def test_only_pools_with_sgx_count_as_such_and_announce_epc():
+    bounds = Autoscale(min=0, max=1)
+    pools = tuple(
+        Pool(name=f"p{place}", vm_size=each, autoscale=bounds, count=0)
+        for place, each in enumerate(("STANDARD_dc2s_v3", "Standard_DC2as_v6"))
+    )
+    spec = ClusterSpec(name="a", group="b", location="uksouth", pools=pools)
+    assert sgx_pools(spec) == pools[:1]
+    assert [bool(scale_from_zero_tags(spec, pool)) for pool in pools] == [True, False]
+
+
+def test_a_size_is_found_in_any_spelling():
+    assert known_size("sTANDARD_dc8_V2") == size("Standard_DC8_v2")
+    assert known_size("Standard_D4s_v5") is None
+
+
+def test_only_sizes_with_sgx_are_recommended():
+    assert all(fit.size.tee is Tee.SGX for fit in recommend(vm_sizes(), epc_bytes=1, pods=1, today=date(2025, 1, 1)))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +175,8 @@ def test_the_command_recommends_as_json(capsys):
 
 def test_the_command_shows_every_size_with_its_source(capsys):
     assert app.run(app.build(), ["cluster", "sizes", "--output", "json"]) == 0
-    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == [each.name for each in vm_sizes()]
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["name"], row["tee"]) for row in rows] == [(each.name, each.tee.value) for each in vm_sizes()]
 
 
 def test_pods_without_epc_is_a_usage_error(capsys):
