@@ -39,7 +39,15 @@ _GROUPS = {
     ),
     "cluster": (
         "Clusters on Azure with SGX nodes.",
-        (("kubenclave.cli.cluster:sizes", "sizes", "Show the Azure VM sizes with SGX, or those that fit a number of pods."),),
+        (
+            ("kubenclave.cli.cluster:sizes", "sizes", "Show the confidential VM sizes of Azure, or those with SGX that fit a number of pods."),
+            ("kubenclave.cli.cluster_azure:plan", "plan", "Show what stands in the way of a cluster, and what up would do."),
+            ("kubenclave.cli.cluster_azure:up", "up", "Make a cluster what its file says: create, resume or change it."),
+            ("kubenclave.cli.cluster_access:status", "status", "Show what there is of a cluster, and whether its nodes offer EPC."),
+            ("kubenclave.cli.cluster_access:credentials", "credentials", "Merge a cluster's kubeconfig into your own."),
+            ("kubenclave.cli.cluster_azure:down", "down", "Remove what was made for a cluster, and nothing else."),
+            ("kubenclave.cli.cluster_export:export", "export", "Write the cluster for another tool: ARM, Bicep, Terraform, az and more."),
+        ),
     ),
     "enclave": (
         "Enclave files: read, measure, sign, compare and pack them.",

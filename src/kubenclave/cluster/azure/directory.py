@@ -1,0 +1,101 @@
+"""Ask Microsoft Graph which application is a cluster's, and whether the caller may make one. Reads only.
+
+Sources: Graph v1.0, ``application``, ``servicePrincipal``, ``authorizationPolicy``, and the role templates of Entra ID's built-in roles.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.rest import HttpRequest
+
+from kubenclave.cluster.azure.failures import telling
+from kubenclave.cluster.azure.marks import CONTRIBUTOR_ID, directory_filter
+from kubenclave.cluster.azure.reply import children, entries, inside, text
+from kubenclave.cluster.facts import FoundPrincipal
+from kubenclave.cluster.spec import Identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kubenclave.cluster.azure.session import Session
+    from kubenclave.cluster.spec import ClusterSpec
+
+# The built-in roles that let a person make applications where the tenant does not let everybody.
+APPLICATION_ROLES = frozenset(
+    {
+        "62e90394-69f5-4237-9190-012177145e10",  # Global Administrator
+        "9b895d92-2cd3-44c7-9d02-a6ac2d5ea5c3",  # Application Administrator
+        "158c047a-c907-4556-b7ef-446551a6b5f7",  # Cloud Application Administrator
+        "cf1c38e5-3621-4004-a7cb-879624dced7c",  # Application Developer
+    }
+)
+_MOST_ASSIGNMENTS = 5_000  # ARM allows 4,000 in a subscription
+_DENIED = frozenset({401, 403})
+
+
+def find_principal(session: Session, spec: ClusterSpec, secret_kept: Callable[[str], bool]) -> FoundPrincipal | None:
+    """Return the application that bears the cluster's mark, and how far it is; the oldest, should there be several.
+
+    With a managed identity, an account that may not read the directory is no failure: there is most likely nothing to find.
+
+    Raises:
+        KubenclaveError: Graph did not answer, or refused to.
+    """
+    with telling(f"looking for the service principal of {spec.owner}"):
+        try:
+            applications = _asked(session, "/v1.0/applications", {"$filter": directory_filter(spec.owner)})
+        except HttpResponseError as exc:
+            if spec.identity is Identity.MANAGED and exc.status_code in _DENIED:
+                return None
+            raise
+        found = min(children(applications, "value"), key=lambda each: (text(each, "createdDateTime"), text(each, "id")), default=None)
+        app_id, object_id = text(found, "appId"), text(found, "id")
+        if not app_id or not object_id:
+            return None
+        principals = children(_asked(session, "/v1.0/servicePrincipals", {"$filter": f"appId eq '{app_id}'"}), "value")
+        principal_id = next((text(each, "id") for each in principals if text(each, "appId") == app_id), "")
+        has_role = bool(principal_id) and _has_role(session, spec.group, principal_id)
+    return FoundPrincipal(
+        app_id=app_id, application_object_id=object_id, principal_id=principal_id, has_role=has_role, has_secret=secret_kept(app_id)
+    )
+
+
+def may_make_applications(session: Session) -> bool | None:
+    """Return whether the caller may make applications; None where the directory does not let it find out.
+
+    A program that signs in by itself has no way to ask: what it may do stands in its token alone, which is not ours to read.
+    """
+    try:
+        _asked(session, "/v1.0/me", {"$select": "id"})
+        policy = _asked(session, "/v1.0/policies/authorizationPolicy", {})
+        allowed = inside(policy, "defaultUserRolePermissions", "allowedToCreateApps")
+        if allowed is not False:
+            return True if allowed is True else None
+        roles = _asked(session, "/v1.0/me/transitiveMemberOf/microsoft.graph.directoryRole", {"$select": "roleTemplateId"})
+        return any(text(each, "roleTemplateId").lower() in APPLICATION_ROLES for each in children(roles, "value"))
+    except (AzureError, ValueError, RecursionError):
+        return None
+
+
+def _asked(session: Session, path: str, parameters: dict[str, str]) -> object:
+    answer = session.graph.send_request(HttpRequest("GET", session.graph.format_url(path), params=parameters))
+    answer.raise_for_status()
+    found: object = answer.json()
+    return found
+
+
+def _has_role(session: Session, group: str, principal_id: str) -> bool:
+    scope = f"/subscriptions/{session.subscription_id}/resourceGroups/{group}"
+    try:
+        listed = session.authorization.role_assignments.list_for_scope(scope, filter=f"principalId eq '{principal_id}'")
+        found = entries(listed, most=_MOST_ASSIGNMENTS)
+    except ResourceNotFoundError:
+        return False
+    return any(_role(each).endswith(CONTRIBUTOR_ID) for each in found)
+
+
+def _role(assignment: object) -> str:
+    found = getattr(assignment, "role_definition_id", None)
+    return found.lower() if isinstance(found, str) else ""

@@ -1,0 +1,83 @@
+"""Make, tag, wait for and remove the resource group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from azure.core.exceptions import ResourceNotFoundError
+
+from kubenclave.cluster.azure.failures import telling
+from kubenclave.cluster.azure.reply import entries, text
+from kubenclave.cluster.azure.work import POLL_SECONDS, finish
+from kubenclave.cluster.carrying import Again
+from kubenclave.cluster.spec import OWNER_TAG
+from kubenclave.cluster.standing import DELETING, is_ours
+
+if TYPE_CHECKING:
+    from kubenclave.cluster.azure.work import Work
+
+_MOST_RESOURCES = 10_000
+
+
+def create_group(work: Work) -> None:
+    """Make the group, with the mark. ARM has no condition for this request, so that it is looked for once more right before.
+
+    Raises:
+        Again: Someone else has made it meanwhile.
+        KubenclaveError: What Azure said.
+    """
+    spec, groups = work.spec, work.session.resources.resource_groups
+    with telling(f"making the group {spec.group}"):
+        if groups.check_existence(spec.group):
+            raise Again
+        groups.create_or_update(spec.group, cast("Any", {"location": spec.location, "tags": {**spec.tags, OWNER_TAG: spec.owner}}))
+
+
+def update_group(work: Work) -> None:
+    """Set the tags of the file; others stay.
+
+    Raises:
+        KubenclaveError: What Azure said.
+    """
+    spec = work.spec
+    have = {} if work.found.group is None else dict(work.found.group.tags)
+    with telling(f"setting the tags of the group {spec.group}"):
+        work.session.resources.resource_groups.update(spec.group, cast("Any", {"tags": {**have, **spec.tags}}))
+
+
+def wait_for_group(work: Work) -> None:
+    """Wait until the group is gone, or its deletion has failed.
+
+    Raises:
+        Unreachable: The time is over.
+    """
+    name = work.spec.group
+    while True:
+        with telling(f"reading the group {name}"):
+            try:
+                found = work.session.resources.resource_groups.get(name)
+            except ResourceNotFoundError:
+                return
+        if text(found, "properties", "provisioningState") != DELETING:
+            return
+        work.clock.pause(POLL_SECONDS, f"the deletion of the group {name}")
+
+
+def delete_group(work: Work) -> None:
+    """Remove the group, unless something has come into it, or it is no longer ours.
+
+    Raises:
+        Again: Something has.
+        KubenclaveError: What Azure said.
+    """
+    name, resources = work.spec.group, work.session.resources
+    doing = f"removing the group {name}"
+    with telling(doing):
+        try:
+            inside = entries(resources.resources.list_by_resource_group(name), most=_MOST_RESOURCES)
+            tags = resources.resource_groups.get(name).tags or {}
+        except ResourceNotFoundError:
+            return
+    if inside or not is_ours(tags, work.spec.owner):
+        raise Again
+    finish(work, lambda: resources.resource_groups.begin_delete(name, polling_interval=POLL_SECONDS), doing)

@@ -1,0 +1,18 @@
+"""By what the directory's objects are known as a cluster's. Pure."""
+
+from __future__ import annotations
+
+from kubenclave.cluster.spec import OWNER_TAG
+
+# Azure's built-in role Contributor (learn.microsoft.com, Azure built-in roles): the same ID in every tenant.
+CONTRIBUTOR_ID = "b24988ac-6180-42a0-ab88-20f7382dd24c"
+
+
+def directory_tag(owner: str) -> str:
+    """Return the one tag that an application and a service principal bear: theirs are plain texts, without a value."""
+    return f"{OWNER_TAG}:{owner}"
+
+
+def directory_filter(owner: str) -> str:
+    """Return the filter by which Graph finds what bears a cluster's tag. A quote within is doubled (OData 4.01, 5.1.1.6.2)."""
+    return f"tags/any(tag:tag eq '{directory_tag(owner).replace(chr(39), chr(39) * 2)}')"
