@@ -27,7 +27,9 @@ class _Shown:
     subscription: str
     client_id: str
     client_secret_file: Path
+    environment_file: Path
     kubernetes: bool
+    local_clusters: tuple[str, ...]
     schema: Path | None
     process: int
     started: bool
@@ -59,6 +61,7 @@ def up(
             say("simulated: no Kubernetes stands behind managed clusters, and no kubeconfig is handed out (that needs root).")
         if found.schema is None:
             say("simulated: request bodies are not checked against the ARM schema (--schema FILE does).")
+        say(f"Point kubenclave cluster at it: . {found.environment_file}")
         say("Point the Azure CLI at it as docs/reference/azure-stand-in.md says.")
     show(_shown(found), output=output)
 
@@ -91,7 +94,9 @@ def _shown(found: Reachable) -> _Shown:
         subscription=found.subscription,
         client_id=found.client_id,
         client_secret_file=found.client_secret_file,
+        environment_file=found.environment_file,
         kubernetes=found.kubernetes,
+        local_clusters=found.local_clusters,
         schema=found.schema,
         process=found.process,
         started=found.started,

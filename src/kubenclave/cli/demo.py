@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from kubenclave.cli.printable import printable
 from kubenclave.cli.progress import say
 from kubenclave.cli.show import OutputOption, show
-from kubenclave.errors import HostUnfit
+from kubenclave.errors import HostUnfit, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +85,10 @@ def demo(
     *,
     keep: Annotated[bool, Parameter(help="Leave the local cluster up, with the demo's pods, for a look.")] = False,
     report: Annotated[Path | None, Parameter(help="Write the result as a self-contained HTML page to this file.")] = None,
-    epc: Annotated[str, Parameter(help="Simulated EPC of the SGX node.")] = "40Mi",
+    epc: Annotated[str | None, Parameter(help="Simulated EPC of the local SGX node; 40Mi by default.")] = None,
+    azure_rehearsal: Annotated[
+        bool, Parameter(help="Make the cluster by way of a simulated Azure: checked, planned, created and removed as on AKS.")
+    ] = False,
     kubeconfig: Annotated[
         Path | None, Parameter(help="Run on this cluster instead of a local one; nothing is installed there without asking.")
     ] = None,
@@ -99,7 +102,7 @@ def demo(
 
     if report is not None and not os.access(report.absolute().parent, os.W_OK):
         raise HostUnfit(f"The report cannot be written to {report}.", "Name a file in a folder that is there and that you may write to.")
-    target = _local(epc, keep=keep) if kubeconfig is None else _foreign(kubeconfig, node, yes=yes)
+    target = _target(epc=epc, keep=keep, azure_rehearsal=azure_rehearsal, kubeconfig=kubeconfig, node=node, yes=yes)
     with tempfile.TemporaryDirectory(prefix="kubenclave-demo-") as folder, _watching(asks=kubeconfig is not None) as told:
         result = tell(target, Path(folder), places(os.environ).cache, told)
     if report is not None:
@@ -109,6 +112,25 @@ def demo(
         show(result, output=output)
         return
     _tables(result)
+
+
+def _target(*, epc: str | None, keep: bool, azure_rehearsal: bool, kubeconfig: Path | None, node: str | None, yes: bool) -> Target:
+    if not azure_rehearsal:
+        return _local(epc or "40Mi", keep=keep) if kubeconfig is None else _foreign(kubeconfig, node, yes=yes)
+    if kubeconfig is not None:
+        raise UsageError("--azure-rehearsal makes a cluster, --kubeconfig names one that is there", "give one of them")
+    if epc is not None:
+        raise UsageError("--epc says nothing with --azure-rehearsal: there the VM size says it", "leave --epc out")
+    return _rehearsal(keep=keep)
+
+
+def _rehearsal(*, keep: bool) -> Target:
+    from kubenclave.cli.cluster_cloud import needs_sdks  # noqa: PLC0415
+    from kubenclave.local.places import places  # noqa: PLC0415
+
+    with needs_sdks():
+        from kubenclave.local.demo.azure_target import AzureTarget, rehearsal_places  # noqa: PLC0415 - brings the SDKs
+    return AzureTarget(places=rehearsal_places(places(os.environ)), keep=keep)
 
 
 def _local(epc: str, *, keep: bool) -> Target:

@@ -120,3 +120,14 @@ def test_openid_metadata_leads_to_the_same_origin(azure):
     assert body["token_endpoint"] == f"https://localhost/{TENANT}/oauth2/v2.0/token"
     assert azure.ask("GET", "/nobody/v2.0/.well-known/openid-configuration").status == 400
     assert azure.ask("GET", "/metadata/endpoints", version="2022-09-01").body["resourceManager"] == "https://localhost"
+
+
+def test_an_applications_name_and_tags_can_be_changed(azure):
+    application, _, _ = principal_of(azure.ready())
+
+    changed = azure.ask("PATCH", f"/v1.0/applications/{application['id']}", {"displayName": "other", "tags": ["a:b"]})
+
+    assert changed.status == 204
+    after = azure.ask("GET", f"/v1.0/applications/{application['id']}").body
+    assert (after["displayName"], after["tags"], after["appId"]) == ("other", ["a:b"], application["appId"])
+    assert azure.ask("PATCH", "/v1.0/applications/none", {"displayName": "x"}).status == 404

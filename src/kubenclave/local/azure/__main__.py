@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubenclave.errors import KubenclaveError
-from kubenclave.local.azure.process import folder_of
+from kubenclave.local.azure.process import ENVIRONMENT_FILE, environment, folder_of
 from kubenclave.local.azure.server import serving
 from kubenclave.local.azure.state import Settings
 from kubenclave.local.places import places
@@ -38,6 +39,9 @@ def main(arguments: list[str]) -> int:
             pending = folder / "running.pending"
             record = {"url": running.url, "process": os.getpid(), "kubernetes": options["kubernetes"], "schema": options["schema"]}
             write_private(pending, json.dumps(record))
+            variables = environment(running.url, running.ca, running.client_secret)
+            lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+            write_private(folder / ENVIRONMENT_FILE, "".join(lines))
             with pending.open("rb") as held:
                 fcntl.flock(held, fcntl.LOCK_EX)
                 pending.replace(folder / "running.json")

@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from kubenclave.local.azure.context import Context
 
 MAX_IDS = 1000  # in one request, as Graph documents it
+MAX_TAGS, MAX_TAG = 100, 256  # of one object, and characters in each: more than a cluster's mark needs
 MAX_APPLICATIONS = 250  # Entra ID's own limit for objects that one ordinary user creates
 _YEAR_SECONDS = 365 * 86400
 _STARTS = re.compile(r"startswith\((\w+),\s*'((?:[^']|''){0,256})'\)", re.IGNORECASE)
 _EQUALS = re.compile(r"(\w+)\s+eq\s+'((?:[^']|''){0,256})'", re.IGNORECASE)
+_TAGGED = re.compile(r"tags/any\((\w+):\s*\1\s+eq\s+'((?:[^']|''){0,256})'\)", re.IGNORECASE)
 _ANY = re.compile(r"servicePrincipalNames/any\(\w+:\s*\w+\s+eq\s+'([^']{0,256})'\)", re.IGNORECASE)
 
 
@@ -40,7 +42,7 @@ def create_application(context: Context, _where: dict[str, str]) -> Reply:
         raise Rejected(400, "Request_BadRequest", "Property displayName on the application cannot be empty.")
     if len(context.state.applications) >= MAX_APPLICATIONS:
         raise Rejected(403, "Directory_QuotaExceeded", "The directory object quota limit for the Principal has been exceeded.")
-    made = Application(id=new_id(), app_id=new_id(), name=name, created=context.now)
+    made = Application(id=new_id(), app_id=new_id(), name=name, created=context.now, tags=_tags(context))
     context.state.applications[made.id] = made
     return Reply(status=201, body=_application(context, made))
 
@@ -48,6 +50,16 @@ def create_application(context: Context, _where: dict[str, str]) -> Reply:
 def get_application(context: Context, where: dict[str, str]) -> Reply:
     """Answer one application."""
     return Reply(status=200, body=_application(context, _found(context, where["id"])))
+
+
+def update_application(context: Context, where: dict[str, str]) -> Reply:
+    """Change an application's name or tags; whatever else is asked for is taken and not kept."""
+    found = _found(context, where["id"])
+    asked = context.request.json()
+    found.name = text(asked, "displayName") or found.name
+    if "tags" in asked:
+        found.tags = _tags(context)
+    return Reply(status=204)
 
 
 def delete_application(context: Context, where: dict[str, str]) -> Reply:
@@ -104,7 +116,7 @@ def create_principal(context: Context, _where: dict[str, str]) -> Reply:
             "Request_MultipleObjectsWithSameKeyValue",
             f"The service principal cannot be created, updated, or restored because the service principal name {app_id} is already in use.",
         )
-    made = Principal(id=new_id(), app_id=app_id, name=application.name, created=context.now)
+    made = Principal(id=new_id(), app_id=app_id, name=application.name, created=context.now, tags=_tags(context))
     context.state.principals[made.id] = made
     return Reply(status=201, body=_principal(made))
 
@@ -170,6 +182,9 @@ def _list(context: Context, entries: Sequence[Body]) -> Reply:
     if any_name:
         found = [entry for entry in entries if any_name[1] in entry.get("servicePrincipalNames", [])]
         return Reply(status=200, body={"value": found})
+    tagged = _TAGGED.search(query)
+    if tagged:
+        return Reply(status=200, body={"value": [entry for entry in entries if tagged[2].replace("''", "'") in entry["tags"]]})
     found = [entry for entry in entries if _matches(entry, query)]
     return Reply(status=200, body={"value": found})
 
@@ -182,6 +197,11 @@ def _matches(entry: Body, query: str) -> bool:
     )
 
 
+def _tags(context: Context) -> list[str]:
+    asked = context.request.json().get("tags")
+    return [str(each)[:MAX_TAG] for each in asked[:MAX_TAGS]] if isinstance(asked, list) else []
+
+
 def _application(context: Context, application: Application) -> Body:
     return {
         "@odata.context": f"{context.request.origin}/v1.0/$metadata#applications/$entity",
@@ -190,6 +210,7 @@ def _application(context: Context, application: Application) -> Body:
         "displayName": application.name,
         "createdDateTime": context.stamp(application.created),
         "identifierUris": [],
+        "tags": [*application.tags],
         "passwordCredentials": [{"keyId": key[:36], "secretText": None} for key in application.secrets],
         "keyCredentials": [],
         "signInAudience": "AzureADMyOrg",
@@ -204,6 +225,7 @@ def _principal(principal: Principal) -> Body:
         "displayName": principal.name,
         "appDisplayName": principal.name,
         "servicePrincipalNames": [principal.app_id],
+        "tags": [*principal.tags],
         "servicePrincipalType": "Application",
         "accountEnabled": True,
         "appOwnerOrganizationId": TENANT,

@@ -10,12 +10,15 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from kubenclave import kube
 from kubenclave.errors import KubenclaveError, NotFound, UsageError
 from kubenclave.local import cluster
 from kubenclave.local.azure import backing
 from kubenclave.local.azure.state import Kubernetes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from kubenclave.local.azure.backing import Backing
     from kubenclave.local.azure.stand_in import StandIn
     from kubenclave.local.azure.state import State
@@ -86,11 +89,12 @@ class Reconciler:
             name=name, sgx_nodes=goal.sgx_nodes, plain_nodes=goal.plain_nodes, epc_bytes=(goal.epc_bytes,) if goal.epc_bytes else ()
         )
         try:
-            cluster.up(wanted, self._places, _say)
+            found = cluster.up(wanted, self._places, _say)
         except UsageError:
             # It is up with other nodes. A local cluster cannot gain or lose any: it is made anew, and what ran there is gone.
             cluster.down(name, self._places, _say)
-            cluster.up(wanted, self._places, _say)
+            found = cluster.up(wanted, self._places, _say)
+        _mark(found.kubeconfig, goal)
 
 
 def next_step(state: State) -> tuple[str, Backing | None]:
@@ -102,9 +106,13 @@ def next_step(state: State) -> tuple[str, Backing | None]:
             return name, None
     for name, goal in goals.items():
         have = state.kubernetes.get(name)
-        if have is None or have.phase == "working" or _backing(have) != goal:
+        if have is None or have.phase == "working" or not backing.is_as(have, goal):
             state.kubernetes[name] = Kubernetes(
-                sgx_nodes=goal.sgx_nodes, plain_nodes=goal.plain_nodes, epc_bytes=goal.epc_bytes, phase="working"
+                sgx_nodes=goal.sgx_nodes,
+                plain_nodes=goal.plain_nodes,
+                epc_bytes=goal.epc_bytes,
+                marks=goal.marks_text,
+                phase="working",
             )
             return name, goal
     return "", None
@@ -120,15 +128,22 @@ def record(state: State, name: str, goal: Backing | None, error: str) -> None:
     have.phase, have.error = ("failed", error) if error else ("ready", "")
 
 
+def _mark(kubeconfig: Path, goal: Backing) -> None:
+    """Give the nodes what their pools give them. A label that a pool has no more goes; a taint stays until it is taken away by hand."""
+    with kube.connect(kubeconfig) as api:
+        api.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": mark.node, "labels": mark.labels}} for mark in goal.marks)
+        for mark in goal.marks:
+            for text in mark.taints:
+                key, _, rest = text.partition("=")
+                value, _, effect = rest.rpartition(":")
+                api.label_and_taint(mark.node, ("agentpool", mark.labels["agentpool"]), kube.Taint(key=key, value=value, effect=effect))
+
+
 def _distrust(state: State) -> None:
     """Look at every cluster again after a start: the machine may have been restarted in between. Looking at one that is up costs little."""
     for have in state.kubernetes.values():
         if have.phase == "ready":
             have.phase = "working"
-
-
-def _backing(have: Kubernetes) -> Backing:
-    return backing.Backing(sgx_nodes=have.sgx_nodes, plain_nodes=have.plain_nodes, epc_bytes=have.epc_bytes)
 
 
 def _say(text: str) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from kubenclave.local.places import Places
 
+ENVIRONMENT_FILE = "environment"
 _START_SECONDS = 20.0
 # A step that builds a local Kubernetes is let end before the process does.
 _STOP_SECONDS = 150.0
@@ -31,15 +32,22 @@ _STOP_SECONDS = 150.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reachable:
-    """Say how the running stand-in is reached. The secret itself is in the file."""
+    """Say how the running stand-in is reached. The secret itself is in the files.
+
+    Attributes:
+        environment_file: Shell lines that point this project's commands and the SDKs at it: ``. FILE``.
+        local_clusters: Names of the local clusters that stand behind managed ones.
+    """
 
     url: str
     ca: Path
     client_secret_file: Path
+    environment_file: Path
     process: int
     started: bool
     kubernetes: bool
     schema: Path | None
+    local_clusters: tuple[str, ...] = ()
     client_id: str = CLIENT
     tenant: str = TENANT
     subscription: str = SUBSCRIPTION
@@ -48,6 +56,18 @@ class Reachable:
 def folder_of(places: Places) -> Path:
     """Name the folder in which the stand-in keeps its state, certificate and log."""
     return places.state / "azure"
+
+
+def environment(url: str, ca: Path, secret: str) -> dict[str, str]:
+    """Give the variables that point ``kubenclave cluster`` and azure-identity at a stand-in."""
+    return {
+        "KUBENCLAVE_ARM_ENDPOINT": url,
+        "KUBENCLAVE_CA_FILE": str(ca),
+        "AZURE_TENANT_ID": TENANT,
+        "AZURE_CLIENT_ID": CLIENT,
+        "AZURE_CLIENT_SECRET": secret,
+        "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION,
+    }
 
 
 def up(places: Places, *, port: int, operation_seconds: float, kubernetes: bool, schema: Path | None) -> Reachable:
@@ -75,6 +95,7 @@ def up(places: Places, *, port: int, operation_seconds: float, kubernetes: bool,
             stdout=errors,
             stderr=errors,
             start_new_session=True,
+            env={**os.environ, "XDG_STATE_HOME": str(places.state.parent), "XDG_CACHE_HOME": str(places.cache.parent)},
         )
     deadline = time.monotonic() + _START_SECONDS
     while (found := find(places, started=True)) is None:
@@ -103,10 +124,12 @@ def find(places: Places, *, started: bool = False) -> Reachable | None:
         url=raw["url"],
         ca=folder / "ca.pem",
         client_secret_file=folder / "client-secret",
+        environment_file=folder / ENVIRONMENT_FILE,
         process=raw["process"],
         started=started,
         kubernetes=raw["kubernetes"],
         schema=raw["schema"],
+        local_clusters=tuple(_backing_clusters(folder)),
     )
 
 

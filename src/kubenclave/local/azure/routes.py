@@ -60,6 +60,7 @@ ROUTES = (
     _route("GET /v1.0/applications", graph.list_applications, access="graph"),
     _route("POST /v1.0/applications", graph.create_application, access="graph"),
     _route("GET /v1.0/applications/{id}", graph.get_application, access="graph"),
+    _route("PATCH /v1.0/applications/{id}", graph.update_application, access="graph"),
     _route("DELETE /v1.0/applications/{id}", graph.delete_application, access="graph"),
     _route("POST /v1.0/applications/{id}/addPassword", graph.add_password, access="graph"),
     _route("GET /v1.0/servicePrincipals", graph.list_principals, access="graph"),

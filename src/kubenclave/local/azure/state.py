@@ -85,6 +85,7 @@ class Application:
     name: str
     created: float
     secrets: dict[str, float] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,6 +96,7 @@ class Principal:
     app_id: str
     name: str
     created: float
+    tags: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -143,6 +145,7 @@ class Kubernetes:
     plain_nodes: int
     epc_bytes: int
     phase: Literal["working", "ready", "failed"]
+    marks: str = ""
     error: str = ""
 
 

@@ -82,7 +82,7 @@ class _Story:
     def run(self) -> DemoResult:
         began = time.monotonic()
         with self._step(1, "A Kubernetes cluster"):
-            self._api = kube.connect(self._target.open(self._watcher.news))
+            self._api = kube.connect(self._target.open(self._watcher.news, self._note))
             self._nodes()
         with self._step(2, "An enclave program"):
             mrenclave = self._build_program()

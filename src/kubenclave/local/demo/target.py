@@ -31,8 +31,8 @@ class Target(Protocol):
     def name(self) -> str:
         """Name it for the report."""
 
-    def open(self, report: Callable[[str], None]) -> Path:
-        """Make it usable and give its kubeconfig."""
+    def open(self, report: Callable[[str], None], saw: Callable[[Observation], None]) -> Path:
+        """Make it usable, telling what is seen on the way, and give its kubeconfig."""
 
     def sgx_node(self, nodes: tuple[Node, ...]) -> str:
         """Choose the node that has, or plays, SGX."""
@@ -67,7 +67,7 @@ class LocalTarget:
         """Name the local cluster."""
         return f"local cluster {self.wanted.name}"
 
-    def open(self, report: Callable[[str], None]) -> Path:
+    def open(self, report: Callable[[str], None], saw: Callable[[Observation], None]) -> Path:  # noqa: ARG002 - the nodes tell it all
         """Bring the cluster up."""
         return cluster.up(self.wanted, self.places, report).kubeconfig
 
@@ -109,7 +109,7 @@ class ForeignTarget:
         """Name the kubeconfig."""
         return f"the cluster of {self.kubeconfig}"
 
-    def open(self, report: Callable[[str], None]) -> Path:
+    def open(self, report: Callable[[str], None], saw: Callable[[Observation], None]) -> Path:  # noqa: ARG002 - the nodes tell it all
         """Take it as it is."""
         report(f"Using {self.name}.")
         return self.kubeconfig
