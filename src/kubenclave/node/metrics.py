@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CONTENT_TYPE_LATEST, PROCESS_COLLECTOR, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 
+from kubenclave.node.dialect import Mode
 from kubenclave.node.holdings import UNKNOWN_NODE
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ def _samples(view: View) -> dict[str, dict[tuple[str, ...], float]]:
         found["kubenclave_kubelet_restarts"] = {(): figures.kubelet_restarts}
     if figures.message_bytes is not None:
         found["kubenclave_list_message_bytes"] = {(): figures.message_bytes}
-    if view.holdings is not None:
+    # In mode extended-resource nobody knows the bytes here, be it of no container or of many.
+    if view.holdings is not None and view.choice.mode is not Mode.EXTENDED_RESOURCE:
         found |= _held(view, view.holdings)
     if view.usages is not None:
         found["kubenclave_epc_mapped_bytes"] = {_labels(usage.container): usage.mapped_bytes for usage in view.usages}

@@ -8,6 +8,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -25,7 +27,8 @@ from kubenclave.node.agent import run
 from kubenclave.node.dialect import MIB
 from kubenclave.node.holdings import Container, Holding, held_units
 from kubenclave.node.mapped import Process
-from kubenclave.node.processes import read_processes
+from kubenclave.node.processes import ProcessReading, read_processes
+from kubenclave.node.scrape import Pages
 
 pytestmark = [pytest.mark.integration]
 
@@ -38,6 +41,21 @@ room = mmap.mmap(os.open('/dev/zero', os.O_RDWR), {MAPPED_BYTES}, flags=mmap.MAP
 print('mapped', flush=True)
 sys.stdin.read()
 """
+# Looks at processes of which it never hears, and leaves.
+HANGING = """
+import asyncio, threading
+from pathlib import Path
+from kubenclave.node import accounts
+
+async def no_pods(_path):
+    return None
+
+accounts.list_pods = no_pods
+accounts.read_processes = lambda _root, _device: threading.Event().wait()
+accounts.PROCESSES_SECONDS = 0.1
+accountant = accounts.Accountant(Path('pods.sock'), lambda _pods: (), (Path('/'), lambda: Path('/dev/null')))
+assert asyncio.run(accountant.look()).usages is None
+"""
 
 
 class Pods(PodResourcesListerBase):
@@ -47,10 +65,15 @@ class Pods(PodResourcesListerBase):
         self.units = units
         self.refuse = False
         self.asked = 0
+        self.asking = asyncio.Event()
+        self.answers = asyncio.Event()
+        self.answers.set()
 
     async def List(self, stream):  # noqa: N802 - the interface's name
         await stream.recv_message()
         self.asked += 1
+        self.asking.set()
+        await self.answers.wait()
         if self.refuse:
             raise GRPCError(Status.RESOURCE_EXHAUSTED, "asked too often")
         devices = [ContainerDevices(resource_name=UNITS, device_ids=[str(unit)]).SerializeToString() for unit in range(self.units)]
@@ -209,17 +232,52 @@ async def test_what_is_no_request_for_a_page_is_refused_or_cut_off(agent, port, 
 
 
 @pytest.mark.asyncio
-async def test_connections_that_say_nothing_do_not_keep_others_out_for_long(agent, port):
-    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(40)]
-    assert await said(port, b"GET /healthz HTTP/1.1\r\n\r\n") == b""
-    async with asyncio.timeout(15):
-        while True:
-            with contextlib.suppress(IndexError):
-                if (await get(port, "/healthz"))[0] == "200":
-                    break
-            await asyncio.sleep(0.1)
+async def test_connections_that_say_nothing_give_way_to_a_probe_the_oldest_first(agent, port):
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]
+
+    assert await get(port, "/healthz") == ("200", "ok\n")
+
+    assert await asyncio.wait_for(silent[0][0].read(), 1) == b""
+    reader, writer = silent[-1]
+    writer.write(b"GET /healthz HTTP/1.1\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 1)).startswith(b"HTTP/1.1 200")
     for _, writer in silent:
         writer.close()
+
+
+@pytest.mark.asyncio
+async def test_scrapes_that_hang_do_not_keep_a_probe_out(host, kubelet, agent, port, pods):
+    host.set_epc(40 * MIB)
+    await kubelet.until(lambda seen: len(seen.units) == 40)
+    pods.answers.clear()
+    scrapes = [asyncio.create_task(get(port, "/metrics")) for _ in range(16)]
+    await asyncio.wait_for(pods.asking.wait(), 5)
+    await asyncio.sleep(0.1)
+
+    assert await get(port, "/healthz") == ("200", "ok\n")
+
+    pods.answers.set()
+    ended = await asyncio.gather(*scrapes, return_exceptions=True)
+    assert sum(isinstance(end, tuple) and end[0] == "200" for end in ended) == 7
+
+
+@pytest.mark.asyncio
+async def test_an_answer_that_takes_too_long_is_cut_off(port, monkeypatch):
+    class Slow:
+        ready = True
+
+        async def metrics(self):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("kubenclave.node.scrape._ANSWER_SECONDS", 0.1)
+    serving = asyncio.create_task(Pages(Slow(), port).run())
+    await asyncio.sleep(0.1)
+
+    assert await asyncio.wait_for(said(port, b"GET /metrics HTTP/1.1\r\n\r\n"), 2) == b""
+
+    serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
 
 
 @pytest.mark.asyncio
@@ -291,6 +349,80 @@ def test_a_process_with_more_mappings_than_are_read_counts_as_unread_and_not_as_
     monkeypatch.setattr("kubenclave.node.processes._MAX_MAPS_BYTES", 1000)
 
     assert read_processes(host_of_processes.root, host_of_processes.device).processes == (Process(container_id="", mapped_bytes=None),)
+
+
+def test_processes_that_are_not_reached_in_time_count_as_unread(host_of_processes, monkeypatch):
+    (host_of_processes.root / "proc").unlink()
+    for pid in (7, 8):
+        process = host_of_processes.root / f"proc/{pid}"
+        process.mkdir(parents=True)
+        lines = [f"{number:x}000-{number:x}fff rw-s 00000000 00:05 5 /shared/{number}\n" for number in range(1, 2000)]
+        (process / "maps").write_text("".join(lines))
+        (process / "cgroup").write_text(f"0::/{pid:064x}\n")
+    monkeypatch.setattr("kubenclave.node.processes._READ_SECONDS", 0.1)
+    monkeypatch.setattr("kubenclave.node.processes._is_device", lambda *_: time.sleep(0.005))
+    started = time.monotonic()
+
+    reading = read_processes(host_of_processes.root, host_of_processes.device)
+
+    assert time.monotonic() - started < 2
+    assert {(process.container_id, process.mapped_bytes) for process in reading.processes} == {(f"{7:064x}", None), (f"{8:064x}", None)}
+
+
+@pytest.fixture
+def dead_mount(monkeypatch):
+    """Processes whose mappings cannot be looked at until the event is set; and how often it was tried."""
+    alive, tries = threading.Event(), []
+
+    def read(_root, _device):
+        tries.append(1)
+        alive.wait(60)
+        return ProcessReading(processes=(), log_names=())
+
+    monkeypatch.setattr("kubenclave.node.accounts.read_processes", read)
+    monkeypatch.setattr("kubenclave.node.accounts.PROCESSES_SECONDS", 0.2)
+    monkeypatch.setattr("kubenclave.node.accounts.FRESH_SECONDS", 0.0)
+    yield alive, tries
+    alive.set()
+
+
+@pytest.mark.asyncio
+async def test_processes_that_cannot_be_looked_at_leave_the_rest_of_the_scrape_and_no_second_thread(host, folder, pods, dead_mount):
+    alive, tries = dead_mount
+    accountant = Accountant(folder / "pods.sock", lambda answer: held_units(answer, UNITS, 1024), (host.root, lambda: host.device))
+
+    with capture_logs() as logs:
+        async with asyncio.timeout(5):
+            seen = [await accountant.look() for _ in range(5)]
+
+    assert [(len(accounts.holdings), accounts.usages) for accounts in seen] == [(1, None)] * 5
+    assert (len(tries), accountant.failures["processes"]) == (1, 5)
+    assert ["NFS" in entry["hint"] for entry in logs if entry["event"] == "accounts.incomplete"] == [True]
+    alive.set()
+    async with asyncio.timeout(5):
+        while (await accountant.look()).usages is None:  # noqa: ASYNC110 - a thread wakes nobody here
+            await asyncio.sleep(0.02)
+
+
+def test_an_agent_whose_look_at_the_processes_hangs_can_end():
+    with subprocess.Popen([sys.executable, "-c", HANGING]) as process:
+        try:
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.asyncio
+async def test_a_scrape_that_is_given_up_takes_nothing_from_the_others(folder, pods):
+    accountant = Accountant(folder / "pods.sock", lambda answer: held_units(answer, UNITS, 1024), None)
+    pods.answers.clear()
+    first, second = (asyncio.create_task(accountant.look()) for _ in range(2))
+    await asyncio.wait_for(pods.asking.wait(), 5)
+    first.cancel()
+    pods.answers.set()
+
+    assert len((await second).holdings) == 1
+    assert pods.asked == 1
 
 
 @pytest.mark.asyncio

@@ -102,6 +102,7 @@ def test_what_containers_map_is_told_and_those_over_are_counted():
         ({"holdings": None}, "kubenclave_epc_allocated_bytes"),
         ({"holdings": (Holding(container=MAIN, epc_bytes=None),)}, "kubenclave_epc_allocated_bytes"),
         ({"holdings": (Holding(container=MAIN, epc_bytes=None),)}, "kubenclave_epc_pod_bytes"),
+        ({"choice": choose("extended-resource", "intel"), "holdings": ()}, "kubenclave_epc_allocated_bytes"),
         ({"usages": None}, "kubenclave_epc_over_mapped_containers"),
         ({"total": None}, "kubenclave_epc_total_bytes"),
         ({"figures": Figures(offered=None, ready=False, allocations=0, registrations=0)}, "kubenclave_list_message_bytes"),

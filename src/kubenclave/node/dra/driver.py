@@ -199,7 +199,8 @@ def _name(claim: Claim) -> ClaimName:
 
 def _device(uid: str, pool: str, device: PreparedDevice) -> Device:
     return Device(
-        request_names=[device.request],
+        # A choice of several (firstAvailable) is allocated as request/subrequest; the kubelet matches what containers name, the request.
+        request_names=[device.request.partition("/")[0]],
         pool_name=pool,
         device_name=device.device,
         cdi_device_ids=[device_id(uid, device.device)],
