@@ -218,9 +218,11 @@ def _pushed(place: Path, reference: Reference, registry: RegistryOptions) -> Pus
 
 
 def _signing_key(path: Path | None) -> SigningKey | None:
-    from kubenclave.image import read_signing_key  # noqa: PLC0415
+    if path is None:
+        return None
+    from kubenclave.image import read_signing_key  # noqa: PLC0415 - a key alone is worth its cryptography
 
-    return None if path is None else read_signing_key(path)
+    return read_signing_key(path)
 
 
 def _added(text: str) -> AddedFile:

@@ -19,7 +19,6 @@ from kubenclave.image.guide import GUIDE_FIGURES, GuideFigures
 from kubenclave.image.layer import FileFacts, Role
 from kubenclave.image.needs.findings import Finding
 from kubenclave.image.needs.surroundings import Surrounding
-from kubenclave.image.node_agent import NODE_AGENT_USER, build_node_agent_image
 from kubenclave.image.oci.documents import Compression, LayerSize
 from kubenclave.image.reference import Reference, Remote, parse_reference, parse_remote
 from kubenclave.image.spec import NON_ROOT_USER, AddedFile, ImageSpec, source_date_epoch
@@ -27,6 +26,7 @@ from kubenclave.image.sysroot import Sysroot
 
 if TYPE_CHECKING:
     from kubenclave.image.attest.cosign import SigningKey, read_public_key, read_signing_key
+    from kubenclave.image.node_agent import NODE_AGENT_USER, build_node_agent_image
     from kubenclave.image.oci.join import Joined, join_images
     from kubenclave.image.reading.diff import Difference
     from kubenclave.image.reading.door import OpenImage, compare, look_at, open_image
@@ -93,6 +93,7 @@ __all__ = [
 # What few callers use and takes long to load.
 _HOMES = {
     "attest.cosign": ("SigningKey", "read_public_key", "read_signing_key"),
+    "node_agent": ("NODE_AGENT_USER", "build_node_agent_image"),
     "oci.join": ("Joined", "join_images"),
     "reading.diff": ("Difference",),
     "reading.door": ("OpenImage", "compare", "look_at", "open_image"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import stat
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubenclave.errors import KubenclaveError, NotFound
@@ -27,7 +28,6 @@ from kubenclave.image.tree import tree_entries
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from kubenclave.image.closure import Absent, Closure
     from kubenclave.image.enclaves import EnclaveInput
@@ -167,7 +167,7 @@ def enclave_annotations(enclaves: Sequence[EnclaveInput]) -> dict[str, str]:
 
 
 def _enclave_files(enclave: EnclaveInput) -> list[File]:
-    return [File(path=f"{APPLICATION_DIRECTORY}/{name}", source=data, role=Role.ENCLAVE) for name, data in enclave.files]
+    return [File(path=f"{APPLICATION_DIRECTORY}/{name}", source=source, role=Role.ENCLAVE) for name, source in enclave.files]
 
 
 def _added(added: AddedFile) -> list[Entry]:
@@ -186,7 +186,7 @@ def _added(added: AddedFile) -> list[Entry]:
 def _code(entries: Iterable[Entry]) -> Iterator[Start]:
     """Yield what of the added files the loader could load; the rest is data."""
     for entry in entries:
-        if not isinstance(entry, File) or isinstance(entry.source, bytes | CutFile):
+        if not isinstance(entry, File) or not isinstance(entry.source, Path):
             continue
         with open_regular(entry.source) as file:
             try:

@@ -1,19 +1,16 @@
 """Read from an ELF file what its loader would read, and no more: interpreter, needed libraries, search paths.
 
-Knows streams and bytes; opens and runs nothing. Layouts come from pyelftools; the walk is bounded here, because the file may be hostile.
-Sources: System V ABI (gABI) chapters 4 and 5; the x86-64 psABI.
+Knows streams and bytes; opens and runs nothing. Only headers and names are read, never the whole file, and every walk is bounded, because
+the file may be hostile. Sources: System V ABI (gABI) chapters 4 and 5; the x86-64 psABI.
 """
 
 from __future__ import annotations
 
 import io
+import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
-
-from elftools.common.exceptions import ELFError
-from elftools.common.utils import struct_parse
-from elftools.elf.elffile import ELFFile
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from kubenclave.errors import Refused
 
@@ -28,9 +25,20 @@ MAX_DYNAMIC_ENTRIES = 4096
 MAX_NAME_BYTES = 4096
 # C++ programs of some hundred MB have some ten MB of names.
 MAX_STRINGS_BYTES = 32 * 1024 * 1024
-_DYNAMIC_ENTRY_BYTES = 16
 
-_WANTED_TAGS = frozenset({"DT_NEEDED", "DT_SONAME", "DT_RPATH", "DT_RUNPATH", "DT_STRTAB", "DT_STRSZ", "DT_FLAGS_1"})
+# gABI figures 4-3, 5-1 and 5-9, for 64-bit files.
+# e_phoff, e_phentsize and e_phnum.
+_HEADER = struct.Struct("<32xQ14xHH6x")
+_SEGMENT = struct.Struct("<IIQQQQQQ")
+_DYNAMIC_ENTRY = struct.Struct("<QQ")
+_E_MACHINE = slice(18, 20)
+# Class 64, little-endian; EM_X86_64.
+_OURS = (b"\x02\x01", (62).to_bytes(2, "little"))
+_PT_LOAD, _PT_DYNAMIC, _PT_INTERP = 1, 2, 3
+_DT_NULL, _DT_NEEDED, _DT_STRTAB, _DT_STRSZ, _DT_SONAME, _DT_RPATH, _DT_RUNPATH = 0, 1, 5, 10, 14, 15, 29
+_DT_FLAGS_1 = 0x6FFF_FFFB
+_WANTED_TAGS = frozenset({_DT_NEEDED, _DT_SONAME, _DT_RPATH, _DT_RUNPATH, _DT_STRTAB, _DT_STRSZ, _DT_FLAGS_1})
+_TAGS_WITH_NAMES = frozenset({_DT_NEEDED, _DT_SONAME, _DT_RPATH, _DT_RUNPATH, _DT_STRSZ})
 _DF_1_NODEFLIB = 0x800
 
 
@@ -58,6 +66,20 @@ class OtherMachine(Exception):  # noqa: N818
     """Report an ELF file for another class, byte order or machine than x86-64, which the loader passes over."""
 
 
+class _Segment(NamedTuple):
+    kind: int
+    offset: int
+    address: int
+    size_bytes: int
+
+
+class _Elf(NamedTuple):
+    stream: IO[bytes]
+    name: str
+    segments_at: int
+    segments: list[_Segment]
+
+
 def read_elf(stream: IO[bytes], name: str) -> ElfFacts:
     """Read the facts of an x86-64 ELF file.
 
@@ -71,7 +93,7 @@ def read_elf(stream: IO[bytes], name: str) -> ElfFacts:
         Refused: It is damaged: a table lies outside the file or beyond a limit.
     """
     with _in_words(name):
-        return _facts(_open(stream, name), name)
+        return _facts(_open(stream, name))
 
 
 def dynamic_names(stream: IO[bytes], name: str) -> frozenset[bytes]:
@@ -83,110 +105,108 @@ def dynamic_names(stream: IO[bytes], name: str) -> frozenset[bytes]:
     try:
         with _in_words(name):
             elf = _open(stream, name)
-            segments = _segments(elf, name)
-            dynamic = _first(segments, "PT_DYNAMIC")
-            tags = _dynamic_tags(elf, dynamic, name) if dynamic else {}
-            if "DT_STRSZ" not in tags:
+            tags = _dynamic_tags(elf)
+            if _DT_STRSZ not in tags:
                 return frozenset()
-            stream.seek(_strings_offset(segments, tags, name))
-            return frozenset(stream.read(min(tags["DT_STRSZ"][0], MAX_STRINGS_BYTES)).split(b"\0"))
+            stream.seek(_strings_offset(elf, tags))
+            return frozenset(stream.read(min(tags[_DT_STRSZ][0], MAX_STRINGS_BYTES)).split(b"\0"))
     except (NotElf, OtherMachine):
         return frozenset()
 
 
-def _open(stream: IO[bytes], name: str) -> ELFFile:
+def _open(stream: IO[bytes], name: str) -> _Elf:
     stream.seek(0)
-    if stream.read(4) != b"\x7fELF":
+    header = stream.read(_HEADER.size)
+    if header[:4] != b"\x7fELF":
         raise NotElf(name)
-    elf = ELFFile(stream)
-    if elf.elfclass != 64 or not elf.little_endian or elf["e_machine"] != "EM_X86_64":  # noqa: PLR2004 - bits of a word
+    # Any other class has a shorter header, and what is not even that long is damaged.
+    if len(header) >= _E_MACHINE.stop and (header[4:6], header[_E_MACHINE]) != _OURS:
         raise OtherMachine(name)
-    return elf
+    segments_at, size, count = _HEADER.unpack(header)
+    if count > MAX_SEGMENTS:
+        raise _damaged(name, f"it claims {count} program headers, more than Linux loads ({MAX_SEGMENTS})")
+    if count and size != _SEGMENT.size:
+        raise _damaged(name, f"field e_phentsize is {size}")
+    stream.seek(segments_at)
+    fields = _SEGMENT.iter_unpack(_read(stream, count * _SEGMENT.size))
+    segments = [_Segment(kind, offset, address, size_bytes) for kind, _, offset, address, _, size_bytes, _, _ in fields]
+    return _Elf(stream, name, segments_at, segments)
+
+
+def _read(stream: IO[bytes], size_bytes: int) -> bytes:
+    data = stream.read(size_bytes)
+    if len(data) < size_bytes:
+        raise EOFError
+    return data
 
 
 @contextmanager
 def _in_words(name: str) -> Iterator[None]:
     try:
         yield
-    except (ELFError, UnicodeDecodeError, OverflowError, ValueError) as exc:
-        raise _damaged(name, str(exc) or "it ends too early") from exc
+    except (struct.error, EOFError) as exc:
+        raise _damaged(name, "it ends too early") from exc
+    except (UnicodeDecodeError, OverflowError, ValueError, OSError) as exc:
+        raise _damaged(name, str(exc)) from exc
 
 
-def _facts(elf: ELFFile, name: str) -> ElfFacts:
-    segments = _segments(elf, name)
-    dynamic = _first(segments, "PT_DYNAMIC")
-    tags = _dynamic_tags(elf, dynamic, name) if dynamic else {}
-    table = _strings_offset(segments, tags, name)
-    runpath = _paths(elf.stream, table, tags.get("DT_RUNPATH", ()), name)
+def _facts(elf: _Elf) -> ElfFacts:
+    tags = _dynamic_tags(elf)
+    table = _strings_offset(elf, tags)
     return ElfFacts(
-        interpreter=_interpreter(elf.stream, segments, name),
-        dynamic=dynamic is not None,
-        soname=next(iter(_texts(elf.stream, table, tags.get("DT_SONAME", ()), name)), None),
-        needed=tuple(_texts(elf.stream, table, tags.get("DT_NEEDED", ()), name)),
-        rpath=() if "DT_RUNPATH" in tags else _paths(elf.stream, table, tags.get("DT_RPATH", ()), name),
-        runpath=runpath,
-        no_default_libs=any(value & _DF_1_NODEFLIB for value in tags.get("DT_FLAGS_1", ())),
+        interpreter=next((_text_at(elf, segment.offset) for segment in elf.segments if segment.kind == _PT_INTERP), None),
+        dynamic=any(segment.kind == _PT_DYNAMIC for segment in elf.segments),
+        soname=next(iter(_texts(elf, table, tags.get(_DT_SONAME, ()))), None),
+        needed=tuple(_texts(elf, table, tags.get(_DT_NEEDED, ()))),
+        rpath=() if _DT_RUNPATH in tags else _paths(elf, table, tags.get(_DT_RPATH, ())),
+        runpath=_paths(elf, table, tags.get(_DT_RUNPATH, ())),
+        no_default_libs=any(value & _DF_1_NODEFLIB for value in tags.get(_DT_FLAGS_1, ())),
     )
 
 
-def _segments(elf: ELFFile, name: str) -> list[Mapping[str, int | str]]:
-    count, size = elf["e_phnum"], elf["e_phentsize"]
-    if count > MAX_SEGMENTS:
-        raise _damaged(name, f"it claims {count} program headers, more than Linux loads ({MAX_SEGMENTS})")
-    if count and size != elf.structs.Elf_Phdr.sizeof():
-        raise _damaged(name, f"field e_phentsize is {size}")
-    return [struct_parse(elf.structs.Elf_Phdr, elf.stream, elf["e_phoff"] + n * size) for n in range(count)]
-
-
-def _first(segments: Sequence[Mapping[str, int | str]], kind: str) -> Mapping[str, int | str] | None:
-    return next((segment for segment in segments if segment["p_type"] == kind), None)
-
-
-def _interpreter(stream: IO[bytes], segments: Sequence[Mapping[str, int | str]], name: str) -> str | None:
-    segment = _first(segments, "PT_INTERP")
-    return _text_at(stream, int(segment["p_offset"]), name) if segment else None
-
-
-def _dynamic_tags(elf: ELFFile, segment: Mapping[str, int | str], name: str) -> dict[str, list[int]]:
-    tags: dict[str, list[int]] = {}
-    count = int(segment["p_filesz"]) // _DYNAMIC_ENTRY_BYTES
+def _dynamic_tags(elf: _Elf) -> dict[int, list[int]]:
+    tags: dict[int, list[int]] = {}
+    segment = next((segment for segment in elf.segments if segment.kind == _PT_DYNAMIC), None)
+    if segment is None:
+        return tags
+    count = segment.size_bytes // _DYNAMIC_ENTRY.size
     if count > MAX_DYNAMIC_ENTRIES:
-        raise _damaged(name, f"its dynamic table has {count} entries, more than {MAX_DYNAMIC_ENTRIES}")
-    for n in range(count):
-        entry = struct_parse(elf.structs.Elf_Dyn, elf.stream, int(segment["p_offset"]) + n * _DYNAMIC_ENTRY_BYTES)
-        if entry["d_tag"] == "DT_NULL":
+        raise _damaged(elf.name, f"its dynamic table has {count} entries, more than {MAX_DYNAMIC_ENTRIES}")
+    elf.stream.seek(segment.offset)
+    for tag, value in _DYNAMIC_ENTRY.iter_unpack(_read(elf.stream, count * _DYNAMIC_ENTRY.size)):
+        if tag == _DT_NULL:
             break
-        if entry["d_tag"] in _WANTED_TAGS:
-            tags.setdefault(entry["d_tag"], []).append(entry["d_val"])
+        if tag in _WANTED_TAGS:
+            tags.setdefault(tag, []).append(value)
     return tags
 
 
-def _strings_offset(segments: Sequence[Mapping[str, int | str]], tags: Mapping[str, Sequence[int]], name: str) -> int:
+def _strings_offset(elf: _Elf, tags: Mapping[int, Sequence[int]]) -> int:
     """Turn the string table's address into its place in the file, as the loader does through the loaded segments."""
-    if not tags.keys() & {"DT_NEEDED", "DT_SONAME", "DT_RPATH", "DT_RUNPATH", "DT_STRSZ"}:
+    if not tags.keys() & _TAGS_WITH_NAMES:
         return 0
-    address = next(iter(tags.get("DT_STRTAB", ())), None)
-    for segment in segments:
-        if segment["p_type"] == "PT_LOAD" and address is not None:
-            within = address - int(segment["p_vaddr"])
-            if 0 <= within < int(segment["p_filesz"]):
-                return int(segment["p_offset"]) + within
-    raise _damaged(name, "its dynamic table names no string table that is loaded")
+    address = next(iter(tags.get(_DT_STRTAB, ())), None)
+    for segment in elf.segments:
+        if segment.kind == _PT_LOAD and address is not None:
+            within = address - segment.address
+            if 0 <= within < segment.size_bytes:
+                return segment.offset + within
+    raise _damaged(elf.name, "its dynamic table names no string table that is loaded")
 
 
-def _texts(stream: IO[bytes], table: int, offsets: Sequence[int], name: str) -> Iterator[str]:
-    return (_text_at(stream, table + offset, name) for offset in offsets)
+def _texts(elf: _Elf, table: int, offsets: Sequence[int]) -> Iterator[str]:
+    return (_text_at(elf, table + offset) for offset in offsets)
 
 
-def _paths(stream: IO[bytes], table: int, offsets: Sequence[int], name: str) -> tuple[str, ...]:
-    return tuple(part for text in _texts(stream, table, offsets, name) for part in text.split(":") if part)
+def _paths(elf: _Elf, table: int, offsets: Sequence[int]) -> tuple[str, ...]:
+    return tuple(part for text in _texts(elf, table, offsets) for part in text.split(":") if part)
 
 
-def _text_at(stream: IO[bytes], offset: int, name: str) -> str:
-    stream.seek(offset)
-    text, end, _ = stream.read(MAX_NAME_BYTES).partition(b"\0")
+def _text_at(elf: _Elf, offset: int) -> str:
+    elf.stream.seek(offset)
+    text, end, _ = elf.stream.read(MAX_NAME_BYTES).partition(b"\0")
     if not end:
-        raise _damaged(name, f"the name at offset {offset} has no end within {MAX_NAME_BYTES} bytes")
+        raise _damaged(elf.name, f"the name at offset {offset} has no end within {MAX_NAME_BYTES} bytes")
     return text.decode("utf-8")
 
 
@@ -220,9 +240,8 @@ def mapped_part(stream: IO[bytes], name: str) -> MappedPart:
     """
     with _in_words(name):
         elf = _open(stream, name)
-        segments = _segments(elf, name)
-        ends = [int(segment["p_offset"]) + int(segment["p_filesz"]) for segment in segments]
-        end = max([elf["e_phoff"] + elf["e_phnum"] * elf["e_phentsize"], _E_SHNUM_AND_SHSTRNDX.stop, *ends])
+        ends = [segment.offset + segment.size_bytes for segment in elf.segments]
+        end = max([elf.segments_at + len(elf.segments) * _SEGMENT.size, _E_SHNUM_AND_SHSTRNDX.stop, *ends])
     size_bytes = stream.seek(0, io.SEEK_END)
     if end > size_bytes:
         raise _damaged(name, f"a segment ends at {end}, behind the end of the file")

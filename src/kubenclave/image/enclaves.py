@@ -1,14 +1,18 @@
 """Read enclave files and what they are. The room ``sgx`` knows the formats; this opens the files and calls it.
 
-An SGXS stream ``x.sgxs`` comes with its signature ``x.sig``; other formats carry their signature in themselves.
+An SGXS stream ``x.sgxs`` comes with its signature ``x.sig``. An ELF enclave carries its own: the loaders of Open Enclave and of the Intel
+SDK read it there and nowhere else, so a file beside one is no part of it.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubenclave.errors import NotFound, Refused
+from kubenclave.image.layer import CheckedFile
 from kubenclave.image.sysroot import open_regular
 from kubenclave.sgx import read_enclave
 
@@ -43,9 +47,9 @@ class EnclaveFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnclaveInput:
-    """Hold the files of one enclave by name, in the order in which a host program takes them, and the facts read from these bytes."""
+    """Hold the files of one enclave by name, in the order in which a host program takes them, and the facts read from them."""
 
-    files: tuple[tuple[str, bytes], ...]
+    files: tuple[tuple[str, CheckedFile], ...]
     facts: EnclaveFacts
 
 
@@ -77,17 +81,33 @@ def read_enclave_input(path: Path) -> EnclaveInput:
     """
     signature = path.with_suffix(_SIGNATURE_ENDING)
     data = _read(path, MAX_ENCLAVE_BYTES)
-    # An ELF file holds its signature in itself.
-    beside = not data.startswith(_ELF) and signature.exists() and signature != path
-    sigstruct = _read(signature, _MAX_SIGNATURE_BYTES) if beside else None
+    is_elf = data.startswith(_ELF)
+    beside = signature.exists() and signature != path
+    sigstruct = _read(signature, _MAX_SIGNATURE_BYTES) if beside and not is_elf else None
     try:
         facts = enclave_facts(data, sigstruct)
     except NotFound as exc:
+        if is_elf:
+            raise _unsigned_elf(path, signature if beside else None) from exc
         raise NotFound(f"{signature}, the signature of {path.name}, does not exist.", exc.hint) from exc
     except Refused as exc:
         raise Refused(f"{path}: {exc.what}", f"{exc.hint} A file that is no enclave is added with --add.".lstrip()) from exc
-    files = ((path.name, data),) if sigstruct is None else ((path.name, data), (signature.name, sigstruct))
-    return EnclaveInput(files=files, facts=facts)
+    files = [(path, data)] if sigstruct is None else [(path, data), (signature, sigstruct)]
+    return EnclaveInput(files=tuple((file.name, _checked(file, content)) for file, content in files), facts=facts)
+
+
+def _checked(path: Path, data: bytes) -> CheckedFile:
+    # What is packed later must be what was measured, without holding it until then.
+    return CheckedFile(path=path.resolve(), sha256=hashlib.sha256(data).digest())
+
+
+def _unsigned_elf(path: Path, beside: Path | None) -> NotFound:
+    unused = f" {beside.name} beside it does not help: what loads such a file reads the signature in it." if beside else ""
+    return NotFound(
+        f"{path} is an enclave without a signature.{unused}",
+        f"Sign it with `kubenclave enclave sign {path} --key KEY.pem`, or with the tool that signs your builds; "
+        "where the key is elsewhere, in two steps with --dump-digest and --signature.",
+    )
 
 
 def enclave_facts(data: bytes, sigstruct: bytes | None) -> EnclaveFacts:
@@ -103,14 +123,18 @@ def enclave_facts(data: bytes, sigstruct: bytes | None) -> EnclaveFacts:
     return EnclaveFacts(
         identity=enclave.verified_identity(),
         epc_bytes=enclave.epc_need.epc_bytes,
-        threads=sum(run.page_count for run in enclave.layout.runs if run.is_tcs),
+        threads=enclave.thread_count,
         format=enclave.format.name.lower().replace("_", "-"),
     )
 
 
 def _read(path: Path, limit_bytes: int) -> bytes:
     with open_regular(path.resolve()) as file:
-        data = file.read(limit_bytes + 1)
-    if len(data) > limit_bytes:
+        # A buffer of the limit's size would be asked of the machine otherwise.
+        size_bytes = os.fstat(file.fileno()).st_size
+        data = file.read(size_bytes + 1) if size_bytes <= limit_bytes else b""
+    if size_bytes > limit_bytes:
         raise Refused(f"{path} is larger than {limit_bytes} bytes.", "Check that it is the file you mean.")
+    if len(data) != size_bytes:
+        raise Refused(f"{path} changed while it was read.", "Build again when nothing writes to it.")
     return data

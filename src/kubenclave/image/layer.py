@@ -12,7 +12,7 @@ import os
 import posixpath
 import re
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -60,14 +60,22 @@ class CutFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedFile:
+    """Name a file of this machine that was looked at before, with the SHA-256 that it had then and must have when it is packed."""
+
+    path: Path = field(compare=False)
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class File:
     """Name a regular file of the image by its absolute path, with where its bytes come from.
 
-    That is a file by a path without links, a part of one, or memory.
+    That is a file by a path without links, a part of one, one that was looked at before, or memory.
     """
 
     path: str
-    source: Path | CutFile | bytes
+    source: Path | CutFile | CheckedFile | bytes
     role: Role
     executable: bool = False
 
@@ -176,7 +184,8 @@ def _write_file(write: Callable[[bytes], object], header: tarfile.TarInfo, entry
         write(_header_block(header, entry))
         sha256 = _copy(file, header.size, b"" if cut is None else cut.head, write, entry)
         after = os.fstat(file.fileno())
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    expected = entry.source.sha256 if isinstance(entry.source, CheckedFile) else sha256
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or sha256 != expected:
         raise _changed(entry)
     write(_padding(header.size))
     return _facts(entry, header.size, sha256)

@@ -7,6 +7,7 @@ headers go, too, which ``strip`` keeps.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kubenclave.errors import Refused
@@ -16,7 +17,6 @@ from kubenclave.image.sysroot import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from kubenclave.image.layer import Entry
 
@@ -27,7 +27,7 @@ def stripped(entries: Iterable[Entry]) -> list[Entry]:
     """Return entries whose programs and libraries are without symbols; whatever else is there stays as it is."""
     return [
         replace(entry, source=without_symbols(entry.source))
-        if isinstance(entry, File) and entry.role in _STRIPPED_ROLES and not isinstance(entry.source, bytes | CutFile)
+        if isinstance(entry, File) and entry.role in _STRIPPED_ROLES and isinstance(entry.source, Path)
         else entry
         for entry in entries
     ]

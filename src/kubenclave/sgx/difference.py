@@ -72,7 +72,7 @@ class Difference:
 def compare(first: Enclave, second: Enclave) -> Difference:
     """Compare two enclaves: what is signed, how many pages of which kind, and the pages themselves in the order of their addresses."""
     fields = [FieldChange(field=name, first=one, second=other) for name, one, other in _fields(first, second) if one != other]
-    if first.known_layout is None or second.known_layout is None:
+    if first.known_pages is None or second.known_pages is None:
         unknown = first.layout_gap or second.layout_gap
         return Difference(fields=tuple(fields), pages=(), first_page=None, unknown=unknown)
     return Difference(
@@ -85,7 +85,7 @@ def compare(first: Enclave, second: Enclave) -> Difference:
 
 def _fields(first: Enclave, second: Enclave) -> Iterator[tuple[str, str, str]]:
     yield "format", f"{first.format} {first.version}".strip(), f"{second.format} {second.version}".strip()
-    if first.known_layout is not None and second.known_layout is not None:
+    if first.known_pages is not None and second.known_pages is not None:
         yield "measured MRENCLAVE", first.mrenclave.hex(), second.mrenclave.hex()
         yield "address range", f"{first.layout.elrange_bytes:#x}", f"{second.layout.elrange_bytes:#x}"
         yield "SSA frame pages", str(first.layout.ssa_frame_pages), str(second.layout.ssa_frame_pages)

@@ -42,7 +42,7 @@ def with_choices(
     check_numbers(isv_prod_id=isv_prod_id, isv_svn=isv_svn)
     enclave = read_enclave(data, sigstruct)
     properties = enclave.properties
-    if properties is None or enclave.known_layout is None:
+    if properties is None or enclave.known_pages is None:
         return data, enclave
     attributes = properties.attributes
     if allow_debug is not None:

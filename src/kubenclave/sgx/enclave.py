@@ -12,7 +12,7 @@ from kubenclave.sgx import intel_sdk, open_enclave, sdk_metadata
 from kubenclave.sgx.elf import MAGIC, read_elf
 from kubenclave.sgx.epc import EpcNeed, epc_need
 from kubenclave.sgx.measurement import measure
-from kubenclave.sgx.sgxs import is_sgxs, read_sgxs
+from kubenclave.sgx.sgxs import SgxsStream, check_sgxs, is_sgxs
 from kubenclave.sgx.sigstruct import HEADER, Sigstruct, parse_sigstruct, verify_signature
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Enclave:
     Attributes:
         format: The kind of file.
         version: Version of that form: of the Open Enclave releases that write it, of the SDK's metadata; empty where there is none.
-        known_layout: The pages; None where the file does not hold them or its rules are not supported, and ``layout_gap`` says why.
-        layout_gap: Why there is no layout.
+        known_pages: The pages; None where the file does not hold them or its rules are not supported, and ``layout_gap`` says why.
+        layout_gap: Why there are none.
         sigstruct: The signature; None where there is none.
         sigstruct_at: Where in the file the signature stands or would stand; None where it is a file of its own.
         properties: What ``.oeinfo`` says; None in other files.
@@ -49,13 +49,18 @@ class Enclave:
 
     format: EnclaveFormat
     version: str = ""
-    known_layout: EnclaveLayout | None
+    known_pages: EnclaveLayout | SgxsStream | None
     layout_gap: str = ""
     sigstruct: Sigstruct | None
     sigstruct_at: int | None = None
     properties: OpenEnclaveProperties | None = None
     elf: ElfFile | None = None
     other_blocks: tuple[Enclave, ...] = ()
+
+    @cached_property
+    def known_layout(self) -> EnclaveLayout | None:
+        """Give the pages with their content, which for an SGXS stream takes memory of its own; None where they are not known."""
+        return self.known_pages.layout() if isinstance(self.known_pages, SgxsStream) else self.known_pages
 
     @property
     def layout(self) -> EnclaveLayout:
@@ -65,9 +70,18 @@ class Enclave:
             Refused: The file does not tell the pages.
         """
         if self.known_layout is None:
-            what = f"the pages of this enclave are not known: {self.layout_gap}"
-            raise Refused(what, "Its identity can be read; measuring it takes the tools that built it.")
+            raise self._unknown()
         return self.known_layout
+
+    @property
+    def _pages(self) -> EnclaveLayout | SgxsStream:
+        if self.known_pages is None:
+            raise self._unknown()
+        return self.known_pages
+
+    def _unknown(self) -> Refused:
+        what = f"the pages of this enclave are not known: {self.layout_gap}"
+        return Refused(what, "Its identity can be read; measuring it takes the tools that built it.")
 
     @cached_property
     def mrenclave(self) -> bytes:
@@ -76,7 +90,17 @@ class Enclave:
         Raises:
             Refused: The file does not tell the pages.
         """
-        return measure(self.layout)
+        pages = self._pages
+        return pages.mrenclave if isinstance(pages, SgxsStream) else measure(pages)
+
+    @property
+    def thread_count(self) -> int:
+        """Count the threads that can be inside at once from the start.
+
+        Raises:
+            Refused: The file does not tell the pages.
+        """
+        return self._pages.thread_count
 
     @property
     def epc_need(self) -> EpcNeed:
@@ -85,7 +109,7 @@ class Enclave:
         Raises:
             Refused: The file does not tell the pages.
         """
-        return epc_need(self.layout.page_count)
+        return epc_need(self._pages.page_count)
 
     @property
     def max_epc_need(self) -> EpcNeed:
@@ -127,10 +151,10 @@ def read_enclave(data: bytes, sigstruct: bytes | None = None) -> Enclave:
         return _read_elf_enclave(data)
     if is_sgxs(data):
         parsed = None if sigstruct is None else parse_sigstruct(sigstruct)
-        return Enclave(format=EnclaveFormat.SGXS, known_layout=read_sgxs(data), sigstruct=parsed)
+        return Enclave(format=EnclaveFormat.SGXS, known_pages=check_sgxs(data), sigstruct=parsed)
     if data.startswith(HEADER):
         gap = "a SIGSTRUCT holds their measurement alone"
-        return Enclave(format=EnclaveFormat.SIGSTRUCT, known_layout=None, layout_gap=gap, sigstruct=parse_sigstruct(data), sigstruct_at=0)
+        return Enclave(format=EnclaveFormat.SIGSTRUCT, known_pages=None, layout_gap=gap, sigstruct=parse_sigstruct(data), sigstruct_at=0)
     what = f"the file of {len(data)} bytes is neither an ELF file nor an SGXS stream nor a SIGSTRUCT"
     raise Refused(f"{what}: at offset 0 it has {data[:8].hex() or 'nothing'}", "Give an enclave file.")
 
@@ -144,7 +168,7 @@ def _read_elf_enclave(data: bytes) -> Enclave:
         return Enclave(
             format=EnclaveFormat.OPEN_ENCLAVE,
             version=properties.releases,
-            known_layout=None if gap else open_enclave.open_enclave_layout(elf, section, properties),
+            known_pages=None if gap else open_enclave.open_enclave_layout(elf, section, properties),
             layout_gap=gap,
             sigstruct=None if properties.sigstruct is None else parse_sigstruct(properties.sigstruct, at=properties.sigstruct_at),
             sigstruct_at=properties.sigstruct_at,
@@ -154,12 +178,12 @@ def _read_elf_enclave(data: bytes) -> Enclave:
     section = elf.section(sdk_metadata.SECTION)
     if section is not None:
         blocks = [_sdk_block(elf, metadata) for metadata in sdk_metadata.read_metadata(elf, section)]
-        first = next((block for block in blocks if block.known_layout is not None), blocks[0])
+        first = next((block for block in blocks if block.known_pages is not None), blocks[0])
         others = tuple(block for block in blocks if block is not first)
         return Enclave(
             format=first.format,
             version=first.version,
-            known_layout=first.known_layout,
+            known_pages=first.known_pages,
             layout_gap=first.layout_gap,
             sigstruct=first.sigstruct,
             sigstruct_at=first.sigstruct_at,
@@ -175,7 +199,7 @@ def _sdk_block(elf: ElfFile, metadata: sdk_metadata.SdkMetadata) -> Enclave:
     return Enclave(
         format=EnclaveFormat.INTEL_SDK,
         version=".".join(str(number) for number in metadata.version),
-        known_layout=None if gap else intel_sdk.sdk_layout(elf, metadata),
+        known_pages=None if gap else intel_sdk.sdk_layout(elf, metadata),
         layout_gap=gap,
         sigstruct=None if metadata.sigstruct is None else parse_sigstruct(metadata.sigstruct, at=metadata.sigstruct_at),
         sigstruct_at=metadata.sigstruct_at,

@@ -76,11 +76,11 @@ def _of_signature(sigstruct: Sigstruct | None, fault: str, signer: KnownSigner |
 
 
 def _of_pages(enclave: Enclave, epc_limit_bytes: int | None) -> Iterator[Finding]:
-    if enclave.known_layout is None:
+    if enclave.known_pages is None:
         yield Finding(severity="note", name="not-measured", text=f"The pages are not known: {enclave.layout_gap}.")
         return
     for block in (enclave, *enclave.other_blocks):
-        if block.known_layout is not None and block.sigstruct is not None and block.sigstruct.mrenclave != block.mrenclave:
+        if block.known_pages is not None and block.sigstruct is not None and block.sigstruct.mrenclave != block.mrenclave:
             which = f" of metadata {block.version}" if enclave.other_blocks else ""
             text = f"The pages measure {block.mrenclave.hex()}, but the SIGSTRUCT{which} signs {block.sigstruct.mrenclave.hex()}."
             yield Finding(severity="error", name="measurement-differs", text=text)

@@ -32,8 +32,8 @@ PIECE_PAGES: Final = 256
 """Pages of which the stream is made at a time, aligned to 1 MiB: few enough to stay in a processor's cache."""
 
 # Where the second and third byte of an offset stand within a record: within a piece no other byte of an offset changes but these.
-_SECOND_BYTE = 9
-_THIRD_BYTE = 10
+SECOND_BYTE: Final = 9
+THIRD_BYTE: Final = 10
 _CHUNK_STREAM_BYTES = EEXTEND_HEADER.size + CHUNK_BYTES
 _ZERO_CHUNK = bytes(CHUNK_BYTES)
 _PAGE_SPLITTER = struct.Struct(f"{CHUNK_BYTES}s" * CHUNKS_PER_PAGE)
@@ -46,21 +46,26 @@ _LEAST_PAGES_FOR_A_THREAD = 8 * PIECE_PAGES
 
 def measure(layout: EnclaveLayout) -> bytes:
     """Compute MRENCLAVE (32 bytes) in memory that does not grow with the enclave."""
-    if layout.page_count >= _LEAST_PAGES_FOR_A_THREAD:
-        return _measure_beside(measured_stream(layout))
+    return digest_of(measured_stream(layout), expected_pages=layout.page_count)
+
+
+def digest_of(stream: Iterator[bytes | bytearray | memoryview], *, expected_pages: int) -> bytes:
+    """Compute SHA-256 of the measured bytes of about so many pages, which come in pieces."""
+    if expected_pages >= _LEAST_PAGES_FOR_A_THREAD:
+        return _digest_beside(stream)
     digest = hashlib.sha256()
-    for piece in measured_stream(layout):
+    for piece in stream:
         digest.update(piece)
     return digest.digest()
 
 
-def _measure_beside(stream: Iterator[bytes | bytearray]) -> bytes:
+def _digest_beside(stream: Iterator[bytes | bytearray | memoryview]) -> bytes:
     """Hash in a thread, which ``hashlib`` lets run beside this one, while the next piece of the stream is made here."""
     import queue  # noqa: PLC0415 - only a large enclave needs it
     import threading  # noqa: PLC0415 - as above
 
     digest = hashlib.sha256()
-    pieces: queue.SimpleQueue[bytes | bytearray | None] = queue.SimpleQueue()
+    pieces: queue.SimpleQueue[bytes | bytearray | memoryview | None] = queue.SimpleQueue()
     room = threading.Semaphore(_PIECES_IN_FLIGHT)
 
     def hash_pieces() -> None:
@@ -114,11 +119,11 @@ def _whole_pages(run: PageRun, first: int, pages: int) -> bytearray:
     parts: list[bytes] = [eadd, *_chunks(run, first, pages)]
     parts[CHUNKS_PER_PAGE:-1:CHUNKS_PER_PAGE] = [chunk + eadd for chunk in parts[CHUNKS_PER_PAGE:-1:CHUNKS_PER_PAGE]]
     stream = bytearray(EEXTEND_HEADER.pack(TAG_EEXTEND, common)).join(parts)
-    seconds, thirds = _page_bytes(offset, pages)
+    seconds, thirds = page_bytes(offset, pages)
     # The EADD record of each page, then its 16 EEXTEND records.
     for chunk, start in enumerate((0, *range(EADD_RECORD.size, MEASURED_PAGE_BYTES, _CHUNK_STREAM_BYTES)), start=-1):
-        stream[start + _SECOND_BYTE :: MEASURED_PAGE_BYTES] = seconds[max(chunk, 0)]
-        stream[start + _THIRD_BYTE :: MEASURED_PAGE_BYTES] = thirds
+        stream[start + SECOND_BYTE :: MEASURED_PAGE_BYTES] = seconds[max(chunk, 0)]
+        stream[start + THIRD_BYTE :: MEASURED_PAGE_BYTES] = thirds
     return stream
 
 
@@ -134,7 +139,7 @@ def _chunks(run: PageRun, first: int, pages: int) -> tuple[bytes, ...]:
 _SECONDS = bytes(range(256)) * (PIECE_PAGES // CHUNKS_PER_PAGE + 1)
 
 
-def _page_bytes(offset: int, pages: int) -> tuple[list[bytes], bytes]:
+def page_bytes(offset: int, pages: int) -> tuple[list[bytes], bytes]:
     """Give the second byte of the offset of each page's chunk i, for each i, and the third, which a page's chunks share."""
     start = offset // CHUNK_BYTES % 256
     seconds = [_SECONDS[start + chunk : start + chunk + CHUNKS_PER_PAGE * pages : CHUNKS_PER_PAGE] for chunk in range(CHUNKS_PER_PAGE)]

@@ -81,7 +81,7 @@ class PageRun:
     @property
     def is_tcs(self) -> bool:
         """Say whether the pages are thread control structures."""
-        return self.secinfo & SECINFO_PAGE_TYPE == SECINFO_TCS
+        return is_tcs(self.secinfo)
 
     @property
     def kind(self) -> PageKind:
@@ -148,6 +148,11 @@ class EnclaveLayout:
     def max_thread_count(self) -> int:
         """Count the threads with those whose TCS the enclave may add later."""
         return self.thread_count + sum(run.page_count for run in self.later_runs if run.kind is PageKind.TCS)
+
+
+def is_tcs(secinfo: int) -> bool:
+    """Say whether SECINFO.FLAGS are those of a thread control structure."""
+    return secinfo & SECINFO_PAGE_TYPE == SECINFO_TCS
 
 
 def permission_kind(secinfo: int) -> PageKind:

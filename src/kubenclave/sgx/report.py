@@ -211,7 +211,7 @@ def describe(enclave: Enclave, *, epc_limit_bytes: int | None = None) -> Enclave
         format=str(enclave.format),
         version=enclave.version,
         signature=signature,
-        memory=None if enclave.known_layout is None else _memory(enclave, enclave.layout),
+        memory=None if enclave.known_pages is None else _memory(enclave, enclave.layout),
         memory_gap=enclave.layout_gap,
         other_blocks=tuple(_block(block) for block in enclave.other_blocks),
         findings=find(enclave, signature_fault="" if signature is None else signature.fault, epc_limit_bytes=epc_limit_bytes),
@@ -316,7 +316,7 @@ def _epc(need: EpcNeed) -> Epc:
 def _block(block: Enclave) -> Block:
     return Block(
         version=block.version,
-        mrenclave="" if block.known_layout is None else block.mrenclave.hex(),
+        mrenclave="" if block.known_pages is None else block.mrenclave.hex(),
         signed_mrenclave="" if block.sigstruct is None else block.sigstruct.mrenclave.hex(),
-        max_epc_mib=None if block.known_layout is None else epc_need(block.layout.max_page_count).epc_mib,
+        max_epc_mib=None if block.known_pages is None else epc_need(block.layout.max_page_count).epc_mib,
     )

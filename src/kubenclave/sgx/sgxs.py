@@ -1,6 +1,6 @@
 """SGXS: an enclave as the stream of bytes that is measured, so that SHA-256 of the stream is MRENCLAVE.
 
-Reads and writes. Records are those of ``measurement``; one more, UNMEASRD, carries the content of a chunk that is loaded but not
+Reads, checks and writes. Records are those of ``measurement``; one more, UNMEASRD, carries the content of a chunk that is loaded but not
 measured, and is left out of the hash. Streams must be canonical: ECREATE first and once, pages in ascending order, the chunks of a page
 directly behind it in ascending order, which is also the order in which Linux's driver measures them.
 """
@@ -17,11 +17,15 @@ from kubenclave.sgx.measurement import (
     EEXTEND_HEADER,
     MEASURED_PAGE_BYTES,
     PIECE_PAGES,
+    SECOND_BYTE,
     TAG_EADD,
     TAG_ECREATE,
     TAG_EEXTEND,
+    THIRD_BYTE,
+    digest_of,
     measured_run,
     measured_stream,
+    page_bytes,
 )
 from kubenclave.sgx.pages import (
     ALL_CHUNKS,
@@ -37,6 +41,7 @@ from kubenclave.sgx.pages import (
     SECINFO_W,
     EnclaveLayout,
     PageRun,
+    is_tcs,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +57,7 @@ _EADD = struct.Struct("<8sQQ40s")
 _ZERO_CHUNK = bytes(CHUNK_BYTES)
 _ZERO_PAGE = bytes(PAGE_BYTES)
 _PAGE_CHUNKS = struct.Struct(f"{RECORD_BYTES}x" + f"{RECORD_BYTES}x{CHUNK_BYTES}s" * CHUNKS_PER_PAGE)
+_PAGE_RECORDS = struct.Struct(f"{RECORD_BYTES}s" + f"{RECORD_BYTES}s{CHUNK_BYTES}x" * CHUNKS_PER_PAGE)
 _MIN_ELRANGE_BYTES = 2 * PAGE_BYTES
 
 
@@ -91,12 +97,58 @@ def read_sgxs(data: bytes) -> EnclaveLayout:
     Raises:
         Refused: The stream is truncated, damaged or not canonical; the message names the record and its offset in the stream.
     """
-    return _Reader(data).read()
+    reader = _Reader(data, with_content=True)
+    runs = _RunCollector()
+    for pages, _measured in reader.parts():
+        for page in pages:
+            runs.add(page)
+    return EnclaveLayout(elrange_bytes=reader.elrange_bytes, ssa_frame_pages=reader.ssa_frame_pages, runs=runs.finish())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SgxsStream:
+    """Hold a stream that was checked from front to back, and what its pages are without a second copy of them.
+
+    Attributes:
+        data: The stream.
+        mrenclave: SHA-256 of what of it is measured.
+        page_count: The added pages.
+        thread_count: The thread control structures among them.
+    """
+
+    data: bytes
+    mrenclave: bytes
+    page_count: int
+    thread_count: int
+
+    def layout(self) -> EnclaveLayout:
+        """Read the pages, which takes as much memory again as they do."""
+        return read_sgxs(self.data)
+
+
+def check_sgxs(data: bytes) -> SgxsStream:
+    """Check and measure an SGXS stream in memory that does not grow with it.
+
+    Raises:
+        Refused: As ``read_sgxs``.
+    """
+    page_count = thread_count = 0
+
+    def measured() -> Iterator[bytes | memoryview]:
+        nonlocal page_count, thread_count
+        reader = _Reader(data, with_content=False)
+        for pages, pieces in reader.parts():
+            page_count += len(pages)
+            thread_count += sum(is_tcs(page.secinfo) for page in pages)
+            yield from pieces
+
+    mrenclave = digest_of(measured(), expected_pages=len(data) // MEASURED_PAGE_BYTES)
+    return SgxsStream(data=data, mrenclave=mrenclave, page_count=page_count, thread_count=thread_count)
 
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """One page as it stands in the stream."""
+    """One page as it stands in the stream; its content is empty where nobody wants it."""
 
     offset: int
     secinfo: int
@@ -107,20 +159,33 @@ class _Page:
 class _Reader:
     """Walk over a stream once, front to back."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, with_content: bool) -> None:
         self._data = data
+        self._with_content = with_content
+        self._view = memoryview(data)
         self._at = 0
-        self._elrange_bytes = 0
         self._next_page = 0
+        self.elrange_bytes = 0
+        self.ssa_frame_pages = 0
 
-    def read(self) -> EnclaveLayout:
-        ssa_frame_pages = self._read_ecreate()
-        runs = _RunCollector()
+    def parts(self) -> Iterator[tuple[list[_Page], list[memoryview]]]:
+        """Give the stream in parts: the pages that stand in each, and what of its bytes is measured."""
+        self.ssa_frame_pages = self._read_ecreate()
+        yield [], [self._view[: self._at]]
         while self._at < len(self._data):
+            start = self._at
             pages = self._read_full_pages()
-            for page in pages or (self._read_page(),):
-                runs.add(page)
-        return EnclaveLayout(elrange_bytes=self._elrange_bytes, ssa_frame_pages=ssa_frame_pages, runs=runs.finish())
+            if pages:
+                yield pages, [self._view[start : self._at]]
+                continue
+            page, unmeasured = self._read_page()
+            yield [page], self._without(start, unmeasured)
+
+    def _without(self, start: int, unmeasured: list[int]) -> list[memoryview]:
+        """Give what stands from ``start`` to here but for the unmeasured chunks, which begin at these offsets of the stream."""
+        ends = [*unmeasured, self._at]
+        starts = [start, *(offset + RECORD_BYTES + CHUNK_BYTES for offset in unmeasured)]
+        return [self._view[first:end] for first, end in zip(starts, ends, strict=True) if end > first]
 
     def _refuse(self, what: str, at: int | None = None) -> NoReturn:
         where = self._at if at is None else at
@@ -144,23 +209,23 @@ class _Reader:
             self._refuse("ECREATE has an SSA frame size of 0 pages")
         if any(reserved):
             self._refuse("ECREATE has reserved bytes that are not zero")
-        self._elrange_bytes = size
+        self.elrange_bytes = size
         self._at += RECORD_BYTES
         return int(ssa_frame_pages)
 
-    def _read_page(self) -> _Page:
+    def _read_page(self) -> tuple[_Page, list[int]]:
         tag, offset, secinfo, reserved = _EADD.unpack(self._record())
         if tag != TAG_EADD:
             self._refuse(f"expected an EADD record, found the tag {tag!r}")
-        if offset % PAGE_BYTES or not self._next_page <= offset <= self._elrange_bytes - PAGE_BYTES:
-            self._refuse(f"EADD of page {offset:#x} is unaligned, out of order or outside the enclave's {self._elrange_bytes:#x} bytes")
+        if offset % PAGE_BYTES or not self._next_page <= offset <= self.elrange_bytes - PAGE_BYTES:
+            self._refuse(f"EADD of page {offset:#x} is unaligned, out of order or outside the enclave's {self.elrange_bytes:#x} bytes")
         if any(reserved):
             self._refuse("EADD has reserved bytes that are not zero")
         self._check_secinfo(secinfo)
         self._at += RECORD_BYTES
         self._next_page = offset + PAGE_BYTES
-        measured, content = self._read_chunks(offset)
-        return _Page(offset, secinfo, measured, content)
+        measured, content, unmeasured = self._read_chunks(offset)
+        return _Page(offset, secinfo, measured, content), unmeasured
 
     def _check_secinfo(self, secinfo: int) -> None:
         permissions, page_type = secinfo & SECINFO_PERMISSIONS, secinfo & SECINFO_PAGE_TYPE
@@ -173,32 +238,34 @@ class _Reader:
 
     def _read_full_pages(self) -> list[_Page]:
         """Take pages that continue each other and are measured as a whole at once, which most are; none where they do not stand so."""
-        last = min(self._at + PIECE_PAGES * MEASURED_PAGE_BYTES, len(self._data) + 1) - MEASURED_PAGE_BYTES
-        starts = range(self._at, last + 1, MEASURED_PAGE_BYTES)
-        if not starts:
+        last = len(self._data) - MEASURED_PAGE_BYTES
+        if self._at > last:
             return []
         tag, offset, secinfo, reserved = _EADD.unpack_from(self._data, self._at)
         if tag != TAG_EADD or offset % PAGE_BYTES or offset < self._next_page:
             return []
+        most = PIECE_PAGES - offset // PAGE_BYTES % PIECE_PAGES
+        starts = range(self._at, last + 1, MEASURED_PAGE_BYTES)[:most]
         count = 0
         while count < len(starts) and _EADD.unpack_from(self._data, starts[count]) == (tag, offset + count * PAGE_BYTES, secinfo, reserved):
             count += 1
-        if offset + count * PAGE_BYTES > self._elrange_bytes:
+        if offset + count * PAGE_BYTES > self.elrange_bytes:
             return []
         self._check_secinfo(secinfo)
-        contents = [b"".join(_PAGE_CHUNKS.unpack_from(self._data, start)) for start in starts[:count]]
-        run = PageRun(offset=offset, page_count=count, secinfo=secinfo, content=b"".join(contents))
-        # Made again from what was read, the records are the same: so nothing else stood between the contents.
-        if not self._data.startswith(b"".join(measured_run(run)), self._at):
+        records = b"".join([b"".join(_PAGE_RECORDS.unpack_from(self._data, start)) for start in starts[:count]])
+        # Nothing else stands between the contents than what is written there for such pages.
+        if records != _page_records(offset, count, secinfo):
             return []
+        contents = [b"".join(_PAGE_CHUNKS.unpack_from(self._data, start)) if self._with_content else b"" for start in starts[:count]]
         self._at += count * MEASURED_PAGE_BYTES
-        self._next_page = run.end
+        self._next_page = offset + count * PAGE_BYTES
         return [_Page(offset + index * PAGE_BYTES, secinfo, ALL_CHUNKS, content) for index, content in enumerate(contents)]
 
-    def _read_chunks(self, page: int) -> tuple[int, bytes]:
-        """Read the chunk records of one page, one by one."""
+    def _read_chunks(self, page: int) -> tuple[int, bytes, list[int]]:
+        """Read the chunk records of one page, one by one; the last value is where in the stream the unmeasured ones stand."""
         content = bytearray(PAGE_BYTES)
         measured = NO_CHUNKS
+        unmeasured: list[int] = []
         next_chunk = 0
         while self._at < len(self._data):
             tag, offset, reserved = _RECORD.unpack(self._record())
@@ -215,9 +282,23 @@ class _Reader:
             content[offset - page : offset - page + CHUNK_BYTES] = chunk
             if tag == TAG_EEXTEND:
                 measured |= 1 << (offset - page) // CHUNK_BYTES
+            else:
+                unmeasured.append(self._at)
             next_chunk = offset - page + CHUNK_BYTES
             self._at += RECORD_BYTES + CHUNK_BYTES
-        return measured, bytes(content)
+        return measured, bytes(content), unmeasured
+
+
+def _page_records(offset: int, pages: int, secinfo: int) -> bytearray:
+    """Join the records, without the contents, of fully measured pages that lie in one piece (``measurement.PIECE_PAGES``)."""
+    common = offset & ~0xFF_FFFF
+    page = EADD_RECORD.pack(TAG_EADD, common, secinfo) + EEXTEND_HEADER.pack(TAG_EEXTEND, common) * CHUNKS_PER_PAGE
+    records = bytearray(page * pages)
+    seconds, thirds = page_bytes(offset, pages)
+    for chunk, start in enumerate(range(0, len(page), RECORD_BYTES), start=-1):
+        records[start + SECOND_BYTE :: len(page)] = seconds[max(chunk, 0)]
+        records[start + THIRD_BYTE :: len(page)] = thirds
+    return records
 
 
 class _RunCollector:

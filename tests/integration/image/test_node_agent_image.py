@@ -1,10 +1,19 @@
 """The node agent's image in an empty root file system."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from kubenclave.image import build_node_agent_image, parse_reference
 
 pytestmark = pytest.mark.integration
+
+PROJECT = Path(__file__).parents[3]
+MAIN = "import sys, kubenclave; print(kubenclave.__file__); from kubenclave.cli import main; sys.exit(main())"
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +70,20 @@ def test_it_is_at_most_20_mb_and_the_same_bytes_twice(image, tmp_path):
 
     assert image.compressed_bytes <= 20_000_000
     assert again.archive.read_bytes() == image.archive.read_bytes()
+
+
+def test_a_package_installed_from_its_wheel_builds_the_same_image_as_the_checkout(image, tmp_path):
+    """Every file of the recipe, its lock among them, is in the wheel: the checkout is not looked at."""
+    pip = [sys.executable, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path, PROJECT], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", tmp_path / "site", wheel], check=True)
+    environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "PYTHONPATH": str(tmp_path / "site")}
+    words = ["image", "node-agent", "--tag", "kubenclave-node:test", "-o", tmp_path / "node.tar", "--output", "json"]
+
+    done = subprocess.run([sys.executable, "-c", MAIN, *words], capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+
+    assert done.returncode == 0, done.stderr
+    place, _, report = done.stdout.partition("\n")
+    assert Path(place).is_relative_to(tmp_path / "site")
+    assert json.loads(report)["digest"] == image.digest

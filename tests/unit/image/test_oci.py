@@ -65,6 +65,23 @@ def test_the_number_of_processors_changes_nothing(monkeypatch):
     assert len(found) == 1
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_number_of_zstds_workers_changes_nothing(monkeypatch, workers):
+    data = b"".join(str(n).encode() for n in range(800_000))
+    before = packed(Compression.ZSTD, data)
+
+    monkeypatch.setattr(compress, "_ZSTD_WORKERS", workers)
+
+    assert packed(Compression.ZSTD, data) == before
+
+
+@pytest.mark.parametrize("size", [1000, 65_536, 1_000_003])
+def test_how_a_stream_is_cut_into_pieces_changes_nothing_in_zstd(size):
+    data = b"".join(str(n).encode() for n in range(500_000))
+
+    assert packed(Compression.ZSTD, *(data[at : at + size] for at in range(0, len(data), size))) == packed(Compression.ZSTD, data)
+
+
 def test_blocks_side_by_side_cost_next_to_nothing():
     """What repeats at a distance is found across the blocks' borders, too."""
     data = os.urandom(20_000) * 200

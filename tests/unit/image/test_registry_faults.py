@@ -622,6 +622,123 @@ def test_an_entra_token_is_exchanged_at_a_simulated_azure_registry(archive):
     assert [url for _, url, _ in registry.requests].count("https://tests.azurecr.io/oauth2/exchange") == 1
 
 
+class Acr:
+    """An Azure registry whose answers can be chosen: how long a token of its own holds, and what its two token places say."""
+
+    def __init__(self, *, requests_per_token=10_000, refuse_refresh=False, exchange=None, realm=None):
+        self.requests_per_token = requests_per_token
+        self.refuse_refresh = refuse_refresh
+        self.exchange = exchange or httpx2.Response(200, json={"refresh_token": REFRESH})
+        self.realm = realm
+        self.seen = []
+        self.tokens = []
+        self.left = 0
+
+    def __call__(self, request):
+        path, body = request.url.path, request.read().decode("latin-1")
+        self.seen.append((str(request.url), request.headers.get("Authorization", ""), body))
+        if path == "/oauth2/exchange":
+            return self.exchange
+        if path == "/oauth2/token":
+            if self.refuse_refresh and self.tokens:
+                return httpx2.Response(401, json={"errors": [{"code": "UNAUTHORIZED", "message": f"{REFRESH} has run out"}]})
+            self.tokens.append(f"access-token-{len(self.tokens)}")
+            self.left = self.requests_per_token
+            return httpx2.Response(200, json={"access_token": self.tokens[-1], "expires_in": 60})
+        if self.left and request.headers.get("Authorization") == f"Bearer {self.tokens[-1]}":
+            self.left -= 1
+            return None
+        return bearer(self.realm or f"https://{request.url.host}/oauth2/token", ',error="invalid_token"' if self.tokens else "")
+
+    def count(self, place):
+        return sum(url.endswith(place) for url, *_ in self.seen)
+
+
+def push_to_acr(acr, archive, **more):
+    registry = FakeRegistry(acr)
+    with open_local(archive.archive) as source:
+        push(acr_client(registry, "tests.azurecr.io", **more), source, choose(source), moved=lambda _blob, _done: None)
+    return registry
+
+
+def test_a_token_that_runs_out_during_a_push_is_renewed_without_another_exchange(archive):
+    acr = Acr(requests_per_token=3)
+
+    registry = push_to_acr(acr, archive)
+
+    assert "1" in registry.manifests
+    assert len(acr.tokens) > 2
+    assert acr.count("/oauth2/exchange") == 1
+    # The Entra token is told once, where it is exchanged, and never stands in a header.
+    assert [url for url, _, body in acr.seen if ENTRA in body] == ["https://tests.azurecr.io/oauth2/exchange"]
+    assert not [shown for _, shown, _ in acr.seen if ENTRA in shown or REFRESH in shown]
+
+
+def test_a_refresh_token_that_runs_out_during_a_push_ends_it_in_words_without_a_tag(archive, caplog):
+    caplog.set_level(logging.DEBUG)
+    acr = Acr(requests_per_token=3, refuse_refresh=True)
+
+    with pytest.raises(Refused, match="does not accept the login") as caught:
+        push_to_acr(acr, archive)
+
+    told = f"{caught.value.what} {caught.value.hint} {caught.value!r} {caught.value.__cause__!r} {caplog.text}"
+    assert not [secret for secret in (ENTRA, REFRESH, *acr.tokens) if secret in told]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (httpx2.Response(401, json={"errors": [{"message": f"no: {ENTRA}"}]}), Refused, "does not accept the login"),
+        (httpx2.Response(403), Refused, "does not accept the login"),
+        (httpx2.Response(500, text=ENTRA), Unreachable, "answers with 500"),
+        (httpx2.Response(200, json={"refresh_token": "a\r\nX-Evil: 1"}), Unreachable, "exchanges no token"),
+        (httpx2.Response(200, json={"access_token": "another"}), Unreachable, "exchanges no token"),
+        (httpx2.Response(200, text=f"<html>{ENTRA}"), Unreachable, "sends no token"),
+        (httpx2.Response(200, text='{"refresh_token": "' + "x" * 300_000 + '"}'), Unreachable, "more than any token"),
+        (httpx2.Response(302, headers={"Location": "https://thief.example/oauth2/exchange"}), Unreachable, "answers with 302"),
+    ],
+    ids=["401", "403", "500", "line-break", "other-token", "html", "endless", "redirect"],
+)
+def test_an_exchange_that_fails_is_an_error_that_shows_no_token(archive, answer, error, words):
+    acr = Acr(exchange=answer)
+
+    with pytest.raises(error, match=words) as caught:
+        push_to_acr(acr, archive)
+
+    assert ENTRA not in f"{caught.value.what} {caught.value.hint} {caught.value!r} {caught.value.__cause__!r}"
+    assert not [url for url, *_ in acr.seen if "thief" in url]
+
+
+@pytest.mark.parametrize("realm", ["https://thief.example/oauth2/token", "https://tests.azurecr.io.thief.example/oauth2/token"])
+def test_what_an_azure_registry_exchanged_goes_to_no_other_realm(archive, realm):
+    acr = Acr(realm=realm)
+
+    with pytest.raises(Refused, match="wants its login sent to"):
+        push_to_acr(acr, archive)
+
+    assert not [url for url, *_ in acr.seen if "thief" in url]
+    assert not [body for url, _, body in acr.seen if REFRESH in body]
+
+
+def test_no_secret_of_the_exchange_is_shown_when_the_registry_sends_it_back(archive):
+    acr = Acr()
+
+    def fault(request):
+        shown = f"{ENTRA} {REFRESH} {request.headers.get('Authorization')}"
+        refused = httpx2.Response(403, json={"errors": [{"code": "DENIED", "message": shown}]})
+        return acr(request) or refused
+
+    with pytest.raises(Refused) as caught:
+        push_to_acr(fault, archive)
+    assert caught.value.what.count("(secret)") == 3
+    assert not [secret for secret in (ENTRA, REFRESH, *acr.tokens) if secret in caught.value.what]
+
+
+def test_an_entra_token_never_goes_out_unencrypted():
+    with pytest.raises(UsageError, match="sent unencrypted"):
+        acr_client(FakeRegistry(), "tests.azurecr.io", plain_http=True)
+
+
 @pytest.mark.parametrize("host", ["tests.azurecr.io.thief.example", "azurecr.io.example", "registry.example"])
 def test_an_entra_token_goes_to_no_other_registry(archive, host):
     registry = FakeRegistry(acr)
@@ -648,6 +765,77 @@ def test_a_manifest_that_is_none_is_refused(body):
 
     with pytest.raises(KubenclaveError):
         load_image(source, source.index().manifests[0])
+
+
+class ListingRegistry(FakeRegistry):
+    """A registry that lists referrers itself (distribution-spec v1.1), so many on a page."""
+
+    def __init__(self, page_size=100, next_page="/v2/team/hello/referrers/{digest}?page={page}"):
+        super().__init__()
+        self.page_size = page_size
+        self.next_page = next_page
+        self.referrers = {}
+
+    def manifest(self, request, method, name, body):
+        answer = super().manifest(request, method, name, body)
+        subject = json.loads(body).get("subject") if method == "PUT" else None
+        if subject is None:
+            return answer
+        kind, data = self.manifests[name]
+        entry = {"mediaType": kind, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)}
+        known = self.referrers.setdefault(subject["digest"], [])
+        known += [entry] if entry not in known else []
+        return httpx2.Response(201, headers={"OCI-Subject": subject["digest"]})
+
+    def answer(self, request, body):
+        start, _, digest = request.url.path.rpartition("/")
+        if not start.endswith("/referrers"):
+            return super().answer(request, body)
+        page = int(request.url.params.get("page", 0))
+        listed = self.referrers.get(digest, [])
+        rest = listed[page * self.page_size :]
+        more = {"Link": f'<{self.next_page.format(digest=digest, page=page + 1)}>; rel="next"'} if len(rest) > self.page_size else {}
+        index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": rest[: self.page_size]}
+        return httpx2.Response(200, content=json.dumps(index).encode(), headers=more)
+
+
+@pytest.fixture
+def attested(tmp_path, make_elf):
+    (tmp_path / "hello").write_bytes(make_elf())
+    spec = ImageSpec(reference=parse_reference("hello:1"), host=tmp_path / "hello", attest=True)
+    return build_image(spec, tmp_path / "attested.tar", lambda _: None)
+
+
+@pytest.mark.parametrize("make", [ListingRegistry, lambda: ListingRegistry(page_size=1)], ids=["one page", "pages"])
+def test_a_registry_that_lists_referrers_itself_gets_no_tag_for_them_and_gives_them_back(attested, tmp_path, make):
+    registry = make()
+
+    push_to(registry, attested)
+
+    assert {name for name in registry.manifests if not name.startswith("sha256:")} == {"1"}
+    assert sorted(pull_from(registry, tmp_path).attached) == sorted(item.descriptor.digest for item in attested.attached)
+
+
+def test_a_registry_that_lists_none_keeps_them_under_the_tag_of_the_specification(attested, tmp_path):
+    registry = FakeRegistry()
+
+    push_to(registry, attested)
+
+    assert {name for name in registry.manifests if not name.startswith("sha256:")} == {"1", attested.digest.replace(":", "-")}
+    assert sorted(pull_from(registry, tmp_path).attached) == sorted(item.descriptor.digest for item in attested.attached)
+
+
+def test_a_list_of_referrers_that_goes_on_elsewhere_or_without_end_is_given_up(attested, tmp_path):
+    elsewhere = ListingRegistry(page_size=1, next_page="https://thief.example/{digest}?page={page}")
+    push_to(elsewhere, attested, ALICE)
+    with pytest.raises(Unreachable, match="leads elsewhere"):
+        pull_from(elsewhere, tmp_path, ALICE)
+    assert not [url for _, url, _ in elsewhere.requests if "thief" in url]
+
+    endless = ListingRegistry(page_size=1, next_page="/v2/team/hello/referrers/{digest}?page=0")
+    push_to(endless, attested)
+    with pytest.raises(Refused, match="More than 64 things"):
+        pull_from(endless, tmp_path)
 
 
 def test_a_registrys_own_list_of_referrers_is_used(archive, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from kubenclave.errors import Refused
 from kubenclave.sgx.measurement import measure
 from kubenclave.sgx.pages import ALL_CHUNKS, NO_CHUNKS, PAGE_BYTES, EnclaveLayout, PageRun
-from kubenclave.sgx.sgxs import read_sgxs, write_sgxs
+from kubenclave.sgx.sgxs import check_sgxs, read_sgxs, write_sgxs
 
 RW, RX, TCS = 0x203, 0x205, 0x100
 
@@ -101,6 +101,35 @@ def test_unmeasured_content_is_loaded_and_left_out_of_the_measurement():
 
     assert layout.runs[0].content[256:512] == b"\x22" * 256
     assert measure(layout) == hashlib.sha256(ecreate() + eadd(0) + eextend(0)).digest()
+
+
+@given(page_lists())
+def test_checking_a_stream_tells_what_reading_it_would(layout):
+    written = stream(layout)
+
+    checked = check_sgxs(written)
+
+    assert checked.mrenclave == measure(layout)
+    assert (checked.page_count, checked.thread_count) == (layout.page_count, layout.thread_count)
+    assert stream(checked.layout()) == written
+
+
+def test_a_large_stream_is_measured_by_its_pieces_as_by_its_pages(small):
+    large = PageRun(offset=0x10000, page_count=3000, secinfo=RW, content=bytes(range(256)) * 48_000)
+    layout = EnclaveLayout(elrange_bytes=1 << 25, ssa_frame_pages=1, runs=(*small.runs, large))
+
+    assert check_sgxs(stream(layout)).mrenclave == measure(layout)
+
+
+@pytest.mark.parametrize("cut", [63, 64 + 63, 64 + 64 + 5, -1])
+def test_checking_refuses_a_truncated_stream_in_the_same_words_as_reading(small, cut):
+    damaged = stream(small)[:cut]
+
+    with pytest.raises(Refused) as checked:
+        check_sgxs(damaged)
+    with pytest.raises(Refused) as read:
+        read_sgxs(damaged)
+    assert checked.value.what == read.value.what
 
 
 def record_offsets(data):

@@ -11,7 +11,7 @@ from kubenclave.image.attest.dpkg import packages_of
 from kubenclave.image.attest.provenance import PREDICATE, PROVENANCE_TYPE, provenance
 from kubenclave.image.attest.sbom import SBOM_TYPE, Subject, sbom
 from kubenclave.image.content import ANNOTATION_PREFIX
-from kubenclave.image.layer import CutFile, File
+from kubenclave.image.layer import CheckedFile, CutFile, File
 from kubenclave.image.oci import documents
 from kubenclave.image.oci.documents import Attached
 
@@ -94,7 +94,7 @@ def _packages(content: Content, sysroot: Sysroot) -> dict[str, Package]:
 
 
 def _source(entry: File) -> Path | None:
-    if isinstance(entry.source, CutFile):
+    if isinstance(entry.source, CutFile | CheckedFile):
         return entry.source.path
     return None if isinstance(entry.source, bytes) else entry.source
 

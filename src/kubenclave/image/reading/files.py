@@ -6,6 +6,7 @@ Rules for layers over each other: OCI image-spec v1.1, layer.md ("Whiteouts").
 from __future__ import annotations
 
 import hashlib
+import io
 import posixpath
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -135,14 +136,15 @@ class _Reading:
 
     def _hash(self, tar: TarReader, path: str, size_bytes: int) -> str:
         sha256 = hashlib.sha256()
-        kept: list[bytes] | None = [] if path in self._keep and size_bytes <= MAX_KEPT_BYTES else None
+        # Grows in place and is handed over as it is: an enclave is in memory once.
+        kept = io.BytesIO() if path in self._keep and size_bytes <= MAX_KEPT_BYTES else None
         self.contents.pop(path, None)
         while data := tar.read(_CHUNK_BYTES):
             sha256.update(data)
             if kept is not None:
-                kept.append(data)
+                kept.write(data)
         if kept is not None:
-            self.contents[path] = b"".join(kept)
+            self.contents[path] = kept.getvalue()
         return sha256.hexdigest()
 
     def _linked(self, link: ImageFile, target: str) -> ImageFile:

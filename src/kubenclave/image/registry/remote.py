@@ -5,25 +5,28 @@ Also finds what is attached to an image there (distribution-spec v1.1, "Listing 
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx2
 
-from kubenclave.errors import NotFound, Refused
+from kubenclave.errors import NotFound, Refused, Unreachable
 from kubenclave.image.oci.documents import CONTAINERD_NAME, Descriptor, digest_of, signature_tag
 from kubenclave.image.reading.image import Artifact, load_manifest
 from kubenclave.image.reading.parse import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT_BYTES, Index, parse_index
+from kubenclave.image.registry.challenge import origin
 from kubenclave.image.registry.client import MAX_ATTEMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kubenclave.image.reading.tar import Readable
-    from kubenclave.image.registry.client import RegistryClient
+    from kubenclave.image.registry.client import Answer, RegistryClient
 
 # An image has an SBOM, a provenance statement, some signatures.
 MAX_REFERRERS = 64
+_NEXT = re.compile(r'<([^>]+)>\s*;[^,]*\brel="?next\b')
 _ACCEPT = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
 _OK, _PARTIAL, _MISSING = 200, 206, 404
 
@@ -117,23 +120,52 @@ class RemoteSource:
                 if item.media_type in MANIFEST_TYPES:
                     found[item.digest] = item
         if len(found) > MAX_REFERRERS:
-            raise Refused(f"More than {MAX_REFERRERS} things are attached to the image in {self.label}.", "Look at them with another tool.")
+            raise self._too_many()
         return tuple(Artifact(descriptor=item, manifest=load_manifest(self, item)) for item in found.values())
 
     def referrers(self, digest: str) -> tuple[Descriptor, ...]:
         """List what is attached to a manifest, by the registry's list or by the tag that stands in for it."""
         what = f"Listing what is attached to {digest}"
-        answer = self._client.ask(
-            "GET",
-            self._client.url(f"referrers/{digest}"),
-            what=what,
-            expected=(_OK, _MISSING),
-            headers={"Accept": INDEX_TYPES[0]},
-            limit_bytes=MAX_DOCUMENT_BYTES,
-        )
-        if answer.status == _OK:
-            return parse_index(answer.body, what).manifests
-        return self.listed(referrers_tag(digest))
+        found: list[Descriptor] = []
+        url: httpx2.URL | None = self._client.url(f"referrers/{digest}")
+        pages = 0
+        while url is not None:
+            if max(len(found), pages) > MAX_REFERRERS:
+                raise self._too_many()
+            answer = self._client.ask(
+                "GET",
+                url,
+                what=what,
+                expected=(_OK,) if pages else (_OK, _MISSING),
+                headers={"Accept": INDEX_TYPES[0]},
+                limit_bytes=MAX_DOCUMENT_BYTES,
+            )
+            if answer.status == _MISSING:
+                return self.listed(referrers_tag(digest))
+            found += parse_index(answer.body, what).manifests
+            pages += 1
+            url = self._next_page(answer, what)
+        return tuple(found)
+
+    def _too_many(self) -> Refused:
+        return Refused(f"More than {MAX_REFERRERS} things are attached to the image in {self.label}.", "Look at them with another tool.")
+
+    def _next_page(self, answer: Answer, what: str) -> httpx2.URL | None:
+        """Return where a list goes on (RFC 8288), nothing where it ends.
+
+        Raises:
+            Unreachable: It goes on at another server.
+        """
+        link = _NEXT.search(answer.headers.get("Link", ""))
+        if link is None:
+            return None
+        try:
+            url = answer.url.join(link[1])
+        except (httpx2.InvalidURL, ValueError):
+            return None
+        if origin(url) != origin(self._client.base):
+            raise Unreachable(f"{what}: the registry {self._client.base.host} leads elsewhere.", "Check that it is the registry you mean.")
+        return url
 
     def listed(self, tag: str) -> tuple[Descriptor, ...]:
         """Return what the index of a tag lists; nothing where there is no such tag."""
