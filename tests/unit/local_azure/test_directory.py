@@ -131,3 +131,13 @@ def test_an_applications_name_and_tags_can_be_changed(azure):
     after = azure.ask("GET", f"/v1.0/applications/{application['id']}").body
     assert (after["displayName"], after["tags"], after["appId"]) == ("other", ["a:b"], application["appId"])
     assert azure.ask("PATCH", "/v1.0/applications/none", {"displayName": "x"}).status == 404
+
+
+def test_applications_and_principals_are_found_by_their_tags(azure):
+    marked = azure.ask("POST", "/v1.0/applications", {"displayName": "a", "tags": ["mark:g/o'c", "x"]}).body
+    azure.ask("POST", "/v1.0/applications", {"displayName": "b", "tags": ["mark:g/other"]})
+    principal = azure.ask("POST", "/v1.0/servicePrincipals", {"appId": marked["appId"], "tags": ["mark:g/o'c"]}).body
+
+    query = "?$filter=tags/any(t:t eq 'mark:g/o''c')"
+    assert [each["id"] for each in azure.ask("GET", f"/v1.0/applications{query}").body["value"]] == [marked["id"]]
+    assert [each["id"] for each in azure.ask("GET", f"/v1.0/servicePrincipals{query}").body["value"]] == [principal["id"]]

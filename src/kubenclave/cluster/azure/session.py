@@ -190,6 +190,7 @@ def open_session(settings: CloudSettings) -> Iterator[Session]:
             yield session
         finally:
             patience.end()
+            transport.close()
             tokens.close()
 
 

@@ -39,6 +39,8 @@ REPLY_SECONDS = 100.0
 # A wrong address is to be told soon; a network that goes away amid an operation of ten minutes is waited for.
 OPENING_SECONDS = 10.0
 WORKING_SECONDS = 90.0
+# What threads are still asking at the end is waited for this long: a connection in use cannot be closed by another thread.
+LEAVING_SECONDS = 2.0
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0
 # A longer Retry-After is told rather than slept through: ARM's own windows refill every second, subscription limits within minutes.
@@ -92,6 +94,8 @@ class Transport(RequestsTransport):  # type: ignore[misc]
             connection_verify=True if ca_file is None else str(ca_file),
         )
         self.patience = patience
+        self._sending = 0
+        self._changed = threading.Condition()
 
     # What azure-core overloads for two kinds of requests, is passed on as it came.
     def send(self, request: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as above
@@ -101,6 +105,22 @@ class Transport(RequestsTransport):  # type: ignore[misc]
             ServiceRequestError: Nothing could be sent within the patience.
             Unreachable: The answer is longer than any that is asked for.
         """
+        with self._changed:
+            self._sending += 1
+        try:
+            return self._sent(request, **kwargs)
+        finally:
+            with self._changed:
+                self._sending -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Close the connections, after those that are in use; not all can be waited for."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._sending == 0, LEAVING_SECONDS)
+        super().close()
+
+    def _sent(self, request: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as above
         for last in self.patience.tries():
             # A thread that was left behind must not open connections that nobody closes.
             if self.patience.over:
