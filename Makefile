@@ -79,10 +79,11 @@ TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kubenclave/tools
 HELM := $(TOOLS)/helm-4.3.1/helm
 COSIGN := $(TOOLS)/cosign
 AZURE_CLI := $(TOOLS)/azure-cli-2.91.0/bin/az
+PROMQL := $(TOOLS)/promql-0.313.0/promql
 SGXS_TOOLS := $(TOOLS)/sgxs-tools-0.10.0/bin/sgxs-info
 GO = $$($(CURDIR)/$(BIN)/python -c 'import os; from kubenclave.local.places import places; from kubenclave.local.toolchain import find_go; print(find_go(places(os.environ).cache, lambda _: None))')
 
-tools: $(HELM) $(COSIGN) $(SGXS_TOOLS) $(AZURE_CLI)
+tools: $(HELM) $(COSIGN) $(PROMQL) $(SGXS_TOOLS) $(AZURE_CLI)
 
 $(HELM): | $(INSTALLED)
 	@echo "Building helm 4.3.1 from Go modules into $(dir $@), for the chart's tests (about 1 minute)."
@@ -93,6 +94,11 @@ $(COSIGN): | $(INSTALLED)
 	@echo "Building cosign 3.1.3 from Go modules into $(dir $@), for the signature's tests (about 2 minutes)."
 	@mkdir -p $(dir $@)
 	-@cd tests/tools/cosign && CGO_ENABLED=0 GOTOOLCHAIN=local $(GO) build -trimpath -o $@.partial github.com/sigstore/cosign/v3/cmd/cosign && mv $@.partial $@
+
+$(PROMQL): | $(INSTALLED)
+	@echo "Building the query parser of Prometheus 0.313.0 from Go modules into $(dir $@), for the dashboard's tests (under a minute)."
+	@mkdir -p $(dir $@)
+	-@cd tests/tools/promql && CGO_ENABLED=0 GOTOOLCHAIN=local $(GO) build -trimpath -o $@.partial . && mv $@.partial $@
 
 $(AZURE_CLI): | $(INSTALLED)
 	@echo "Installing azure-cli 2.91.0 from PyPI into $(TOOLS), for the simulated Azure's tests (about 2 minutes)."

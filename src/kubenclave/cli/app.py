@@ -40,7 +40,11 @@ _GROUPS = {
     "cluster": (
         "Clusters on Azure with SGX nodes.",
         (
-            ("kubenclave.cli.cluster:sizes", "sizes", "Show the confidential VM sizes of Azure, or those with SGX that fit a number of pods."),
+            (
+                "kubenclave.cli.cluster:sizes",
+                "sizes",
+                "Show the confidential VM sizes of Azure, or those with SGX that fit a number of pods.",
+            ),
             ("kubenclave.cli.cluster_azure:plan", "plan", "Show what stands in the way of a cluster, and what up would do."),
             ("kubenclave.cli.cluster_azure:up", "up", "Make a cluster what its file says: create, resume or change it."),
             ("kubenclave.cli.cluster_access:status", "status", "Show what there is of a cluster, and whether its nodes offer EPC."),

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from kubenclave.cli.progress import say, step
 from kubenclave.cli.show import OutputOption, show
 from kubenclave.cli.target import ContextOption, KubeconfigOption, connect
+from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
     from kubenclave.install import Resource
@@ -57,10 +58,10 @@ def install(  # noqa: D417 - the options shared by several commands are describe
     mode: Literal["device-plugin", "extended-resource", "dra"] | None = None,
     image: str | None = None,
     reserve: str | None = None,
-    provision: bool = False,
-    aesm: bool = False,
-    legacy_paths: bool = False,
-    mapped: bool = False,
+    provision: Annotated[bool | None, Parameter(negative="--no-provision")] = None,
+    aesm: Annotated[bool | None, Parameter(negative="--no-aesm")] = None,
+    legacy_paths: Annotated[bool | None, Parameter(negative="--no-legacy-paths")] = None,
+    mapped: Annotated[bool | None, Parameter(negative="--no-mapped")] = None,
     admission: Annotated[bool, Parameter(negative="--no-admission")] = True,
     timeout_seconds: float = 120,
     kubeconfig: KubeconfigOption = None,
@@ -68,6 +69,8 @@ def install(  # noqa: D417 - the options shared by several commands are describe
     output: OutputOption = "table",
 ) -> None:
     """Install the node agent, and wait until every SGX node offers its EPC; run again, it brings the installation up to date.
+
+    What is installed already keeps the options about which nothing is said.
 
     Args:
         dialect: By which names EPC is offered. Without this: the mode's usual ones, else those of the 2020 guide, openenclave.
@@ -84,15 +87,32 @@ def install(  # noqa: D417 - the options shared by several commands are describe
     from kubenclave import install as installer  # noqa: PLC0415 - brings the API client, which --help does not need
     from kubenclave.local.checkout import project_file  # noqa: PLC0415
 
+    if timeout_seconds <= 0:
+        raise UsageError(f"--timeout-seconds {timeout_seconds:g} leaves no time", "give a number of seconds above 0")
+    said = installer.Options(
+        mode=mode or "",
+        dialect=dialect or "",
+        image=image or "",
+        reserve=reserve or "",
+        provision=provision,
+        aesm=aesm,
+        legacy_paths=legacy_paths,
+        mapped=mapped,
+    )
     with connect(kubeconfig, context) as cluster:
-        chosen = installer.plan(mode, dialect, version=cluster.version, admission=admission)
+        wanted = said.over(installer.current(cluster))
+        chosen = installer.plan(wanted.mode or None, wanted.dialect or None, version=cluster.version, admission=admission)
         for sentence in chosen.lost:
             say(f"this is Kubernetes {cluster.version}: {sentence}")
-        switches = {"--provision": provision, "--aesm": aesm, "--legacy-paths": legacy_paths}
-        arguments = (*([f"--reserve={reserve}"] if reserve else []), *(word for word, wanted in switches.items() if wanted))
-        order = installer.Order(plan=chosen, image=image or installer.DEFAULT_IMAGE, arguments=arguments, mapped=mapped)
+        if wanted.command != said.command:
+            say(f"what is installed already stays as it is: {wanted.command}")
+        order = installer.Order(
+            plan=chosen, image=wanted.image or installer.DEFAULT_IMAGE, arguments=wanted.arguments, mapped=bool(wanted.mapped)
+        )
         with step("installing the node agent") as report:
             installed = installer.install(cluster, project_file("deploy"), order, _resources(), report, timeout_seconds=timeout_seconds)
+    for sentence in installed.findings:
+        say(sentence)
     show(installed, output=output)
 
 
@@ -120,10 +140,12 @@ def status(
     from kubenclave import install as installer  # noqa: PLC0415 - brings the API client, which --help does not need
 
     with connect(kubeconfig, context) as cluster:
-        rows = installer.status(cluster, _resources())
-    if not rows:
+        found = installer.status(cluster, _resources())
+    if not found.nodes:
         say("no node of this cluster has, offers or is labelled for EPC; see kubenclave node prepare")
-    show(rows, output=output)
+    for sentence in found.findings:
+        say(sentence)
+    show(found.nodes, output=output)
 
 
 def _resources() -> tuple[Resource, ...]:

@@ -81,6 +81,11 @@ def offered(cluster: Cluster) -> dict[str, int]:
     return offered_in(cluster.objects(_API, "ResourceSlice"))
 
 
+def claimable(cluster: Cluster) -> int:
+    """Return the most EPC that one request of a claim can have, in bytes."""
+    return claimable_in(cluster.objects(_API, "ResourceSlice"))
+
+
 def holdings(cluster: Cluster) -> tuple[Holder, ...]:
     """Return the pods that hold EPC by claims."""
     return tuple(held_in(cluster.objects(_API, "ResourceClaim")))
@@ -95,12 +100,22 @@ def remove_slices(cluster: Cluster) -> tuple[str, ...]:
 def offered_in(slices: tuple[Document, ...]) -> dict[str, int]:
     """Return the EPC that ResourceSlices offer, by node, in bytes. Pure."""
     found: dict[str, int] = {}
+    for node, devices in _offers(slices):
+        found[node] = found.get(node, 0) + sum(devices)
+    return found
+
+
+def claimable_in(slices: tuple[Document, ...]) -> int:
+    """Return the EPC of the largest device, in bytes: a request never draws on two. Pure."""
+    return max((epc_bytes for _, devices in _offers(slices) for epc_bytes in devices), default=0)
+
+
+def _offers(slices: tuple[Document, ...]) -> Iterator[tuple[str, list[int]]]:
+    """Yield nodes with the EPC of their devices, in bytes."""
     for spec in (_slice(document).spec for document in slices):
         if spec.driver == DRIVER and spec.node_name:
             capacities = [(device.capacity or {}).get(CAPACITY) for device in spec.devices or []]
-            epc_bytes = sum(_bytes(capacity.value) for capacity in capacities if capacity is not None)
-            found[spec.node_name] = found.get(spec.node_name, 0) + epc_bytes
-    return found
+            yield spec.node_name, [_bytes(capacity.value) for capacity in capacities if capacity is not None]
 
 
 def held_in(claims: tuple[Document, ...]) -> Iterator[Holder]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Names of the agent's metrics; a test compares them with the agent's own.
 PREFIX = "kubenclave_"
 TOTAL = "kubenclave_epc_total_bytes"
+OFFERED = "kubenclave_epc_offered_bytes"
 POD_HELD = "kubenclave_epc_pod_bytes"
 POD_MAPPED = "kubenclave_epc_mapped_bytes"
 SIMULATED = "kubenclave_simulated"
@@ -35,9 +36,10 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentView:
-    """What an agent sees on its node: all EPC there is, and what each pod (namespace/name) was given and has mapped, in bytes."""
+    """What an agent sees on its node, in bytes: all EPC, what it offers of it, what each pod (namespace/name) was given and has mapped."""
 
     total_bytes: int
+    offered_bytes: int
     simulated: bool
     held: Mapping[str, int]
     mapped: Mapping[str, int]
@@ -50,6 +52,7 @@ def agent_view(text: str) -> AgentView | None:
         return None
     return AgentView(
         total_bytes=sum(int(sample.value) for sample in found if sample.name == TOTAL),
+        offered_bytes=sum(int(sample.value) for sample in found if sample.name == OFFERED),
         simulated=any(sample.name == SIMULATED and sample.value == 1 for sample in found),
         held=_by_pod(found, POD_HELD),
         mapped=_by_pod(found, POD_MAPPED),

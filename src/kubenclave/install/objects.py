@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kubenclave.kube import Document
 
 NAMESPACE = "kube-system"
 NAME = "kubenclave-node"
@@ -14,7 +19,8 @@ MARKED_RESOURCE = "sgx.intel.com/epc"
 # Every object of an installation carries both; the agent's pods carry the first.
 METRICS_PORT = 9120
 POD_LABELS = {"app.kubernetes.io/name": NAME}
-LABELS = {**POD_LABELS, "app.kubernetes.io/managed-by": "kubenclave"}
+_MANAGER_LABEL, OWN_MANAGER = "app.kubernetes.io/managed-by", "kubenclave"
+LABELS = {**POD_LABELS, _MANAGER_LABEL: OWN_MANAGER}
 
 # The kinds that an installation can consist of, in the order in which they are removed: first what refuses, then what runs.
 KINDS = (
@@ -30,6 +36,13 @@ KINDS = (
     ("rbac.authorization.k8s.io/v1", "ClusterRole"),
     ("v1", "ServiceAccount"),
 )
+
+
+def managed_by(document: Document) -> str:
+    """Say who manages an object, by its label."""
+    metadata = document["metadata"]
+    labels = metadata.get("labels") if isinstance(metadata, Mapping) else None
+    return str(labels.get(_MANAGER_LABEL, "nobody known")) if isinstance(labels, Mapping) else "nobody known"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ _AGENT_FILES: dict[Mode, str] = {
 }
 _VALIDATING_FILE = "admission.yaml"
 _MUTATING_FILE = "admission-mutating.yaml"
+_CLAIMS_FILE = "admission-claims.yaml"
 # The dialects by which each way can offer EPC, its usual one first. A resource claim has no dialect.
 DIALECTS: dict[Mode, tuple[str, ...]] = {"device-plugin": ("openenclave", "azure"), "extended-resource": ("intel",), "dra": ()}
 
@@ -48,7 +49,7 @@ class Plan:
     lost: tuple[str, ...]
 
 
-def plan(mode: Mode | None, dialect: str | None, *, version: str, admission: bool) -> Plan:
+def plan(mode: str | None, dialect: str | None, *, version: str, admission: bool) -> Plan:
     """Decide what to install on a cluster of a version.
 
     Args:
@@ -80,16 +81,21 @@ def plan(mode: Mode | None, dialect: str | None, *, version: str, admission: boo
             f"nothing is added to pods (Kubernetes {_dotted(_MUTATING_SINCE)} or newer does): each brings its toleration and, "
             "in Intel's dialect, asks for sgx.intel.com/enclave itself"
         )
+    if admission and chosen == "dra":
+        files.append(_CLAIMS_FILE)
     return Plan(mode=chosen, dialect=names, files=tuple(files), lost=tuple(lost))
 
 
-def _choose(mode: Mode | None, dialect: str | None) -> tuple[Mode, str]:
-    if mode is None:
+def _choose(wanted: str | None, dialect: str | None) -> tuple[Mode, str]:
+    if wanted is None:
         for candidate in MODES:
             if dialect is None or dialect in DIALECTS[candidate]:
                 return candidate, dialect or DIALECTS[candidate][0]
         known = ", ".join(name for names in DIALECTS.values() for name in names)
         raise UsageError(f"the node agent does not offer EPC in dialect {dialect!r}", f"choose one of {known}")
+    mode = next((known for known in MODES if known == wanted), None)
+    if mode is None:
+        raise UsageError(f"the node agent does not offer EPC in mode {wanted!r}", f"choose one of {', '.join(MODES)}")
     if dialect is None:
         return mode, next(iter(DIALECTS[mode]), "")
     if dialect not in DIALECTS[mode]:

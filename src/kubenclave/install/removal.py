@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kubenclave.errors import NotFound, Refused
 from kubenclave.install import dra
 from kubenclave.install.holders import holders
-from kubenclave.install.objects import EPC_MARK, KINDS, LABELS, MARKED_RESOURCE, NAME, POD_LABELS
+from kubenclave.install.objects import EPC_MARK, KINDS, LABELS, MARKED_RESOURCE, NAME, POD_LABELS, managed_by
 from kubenclave.kube import name_of
 
 if TYPE_CHECKING:
@@ -38,8 +38,9 @@ def uninstall(cluster: Cluster, resources: Sequence[Resource], report: Report) -
         Refused: Somebody else manages the agent, or pods hold EPC by resource claims, which the kubelet cannot end without the agent.
     """
     mine = _installed(cluster)
-    if not mine:
-        raise _nothing(cluster)
+    if not mine and (managed := cluster.objects("apps/v1", "DaemonSet", POD_LABELS)):
+        manager = managed_by(managed[0])
+        raise Refused(f"DaemonSet {NAME} is managed by {manager}", "remove it in the way it was installed (helm uninstall, kubectl delete)")
     claimed = dra.holdings(cluster)
     if claimed:
         raise Refused(
@@ -47,7 +48,9 @@ def uninstall(cluster: Cluster, resources: Sequence[Resource], report: Report) -
             "delete these pods first: without the agent the kubelet cannot end them",
         )
     holding = holders(cluster.pods("*"), resources, ())
-    removed = _delete(cluster, mine, report) + _take_back(cluster)
+    removed = _delete(cluster, mine, report) + take_back(cluster)
+    if not removed:
+        raise NotFound("nothing that kubenclave node install applied is on this cluster", "see kubenclave node status")
     return Removed(removed=removed, still_holding=tuple(sorted({holder.pod for holder in holding})))
 
 
@@ -59,15 +62,18 @@ def remove_others(cluster: Cluster, kept: Collection[str]) -> tuple[str, ...]:
 
 def end_offer(cluster: Cluster, daemon_set: Document, report: Report) -> tuple[str, ...]:
     """Remove the agent alone and what it offers, for one that will offer in another way."""
-    return _delete(cluster, [daemon_set], report) + _take_back(cluster)
+    return _delete(cluster, [daemon_set], report) + take_back(cluster)
 
 
 def _installed(cluster: Cluster) -> list[Document]:
     return [document for version, kind in KINDS for document in cluster.objects(version, kind, LABELS)]
 
 
-def _take_back(cluster: Cluster) -> tuple[str, ...]:
-    """Remove the driver's slices, and the bytes in the status of the nodes that bear the agent's mark; those of anybody else stay."""
+def take_back(cluster: Cluster) -> tuple[str, ...]:
+    """Take back what agents offered: the driver's slices, and the bytes in the status of the nodes that bear the agent's mark.
+
+    The bytes of anybody else stay.
+    """
     slices = dra.remove_slices(cluster)
     marked = [node.name for node in cluster.nodes() if EPC_MARK in node.annotations]
     for node in marked:
@@ -83,12 +89,3 @@ def _delete(cluster: Cluster, documents: Sequence[Document], report: Report) -> 
         if cluster.delete(document, timeout_seconds=_GONE_SECONDS):
             gone.append(named)
     return tuple(gone)
-
-
-def _nothing(cluster: Cluster) -> NotFound | Refused:
-    for other in cluster.objects("apps/v1", "DaemonSet", POD_LABELS):
-        metadata = other["metadata"]
-        labels = metadata.get("labels", {}) if isinstance(metadata, dict) else {}
-        by = labels.get("app.kubernetes.io/managed-by", "nobody known")
-        return Refused(f"DaemonSet {NAME} is managed by {by}", "remove it in the way it was installed (helm uninstall, kubectl delete)")
-    return NotFound("nothing that kubenclave node install applied is on this cluster", "see kubenclave node status")

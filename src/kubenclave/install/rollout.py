@@ -3,34 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kubenclave.errors import KubenclaveError, NotFound, Refused
 from kubenclave.install import dra
-from kubenclave.install.diagnose import Evidence, Finding, diagnose
+from kubenclave.install.daemon import arguments_of, daemon_set, offering
 from kubenclave.install.holders import holders
-from kubenclave.install.limits import largest, largest_in
-from kubenclave.install.objects import LABELS, NAME, NAMESPACE, NODE_LABEL, POD_LABELS
-from kubenclave.install.removal import end_offer, remove_others
+from kubenclave.install.limits import largest, largest_in, renewed
+from kubenclave.install.objects import EPC_MARK, LABELS, MARKED_RESOURCE, NAME, NODE_LABEL, OWN_MANAGER, managed_by
+from kubenclave.install.removal import end_offer, remove_others, take_back
 from kubenclave.install.render import Words, render
+from kubenclave.install.waiting import Rollout
 from kubenclave.kube import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from kubenclave.install.objects import Resource
     from kubenclave.install.plan import Plan
-    from kubenclave.kube import Cluster, Document, Node, Pod
+    from kubenclave.kube import Cluster, Document, Node
 
     Report = Callable[[str], None]
 
 _POLL_SECONDS = 0.5
-# How long a reason that waiting will hardly mend must hold before the waiting ends: an image may be imported, a taint removed meanwhile.
-_SURE_SECONDS = 10.0
-_LOG_LINES = 50
+# A kubelet writes its Node's status every 10 s unless told otherwise (nodeStatusUpdateFrequency).
+_GONE_SECONDS = 30.0
 _RULES = ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy")
 
 
@@ -52,6 +51,7 @@ class Installed:
     applied: tuple[str, ...]
     removed: tuple[str, ...]
     nodes: tuple[NodeOffer, ...]
+    findings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,14 +91,20 @@ def install(
     """
     texts = _texts(deploy, order.plan)
     ended = _end_another_offer(cluster, order.plan, resources, report)
-    known = _largest(cluster, order.plan, resources)
+    # What was known of another way of offering EPC would refuse the pods of this one.
+    known = renewed({} if ended else largest_known(cluster), largest_now(cluster, resources))
     documents = _documents(texts, order, known)
     applied = cluster.apply(documents)
     report(f"applied {len(applied)} objects")
     removed = remove_others(cluster, {name_of(document) for document in documents})
-    offered = _Rollout(cluster, order, resources, documents).wait(report, timeout_seconds)
-    if (now := _largest(cluster, order.plan, resources)) != known:
-        cluster.apply(_documents(texts, order, now))
+    own = next((resource for resource in resources if resource.dialect == order.plan.dialect), None)
+    try:
+        offered = Rollout(cluster, own, order.image, documents).wait(report, timeout_seconds)
+    except (KubenclaveError, KeyboardInterrupt):
+        # One node that offers nothing keeps the rules from nothing that they can know of the others.
+        _renew(cluster, texts, order, known, resources)
+        raise
+    _renew(cluster, texts, order, known, resources)
     return Installed(
         mode=order.plan.mode,
         dialect=order.plan.dialect,
@@ -106,26 +112,30 @@ def install(
         applied=applied,
         removed=ended + removed,
         nodes=tuple(NodeOffer(node=node, epc_bytes=epc_bytes) for node, epc_bytes in sorted(offered.items())),
+        findings=tuple(strange_taints(cluster.nodes(), own, resources)),
     )
 
 
-def arguments_of(daemon_set: Document) -> tuple[str, ...]:
-    """Return the arguments of the agent in a DaemonSet, whatever its state."""
-    containers = _at(daemon_set, "spec", "template", "spec", "containers")
-    first = containers[0] if isinstance(containers, list) and containers else None
-    words = first.get("args") if isinstance(first, Mapping) else None
-    return tuple(str(word) for word in words) if isinstance(words, list) else ()
+def _renew(cluster: Cluster, texts: Mapping[str, str], order: Order, known: dict[str, int], resources: Sequence[Resource]) -> None:
+    if (now := renewed(known, largest_now(cluster, resources))) != known:
+        cluster.apply(_documents(texts, order, now))
 
 
-def offering(arguments: Sequence[str]) -> tuple[str, str]:
-    """Return mode and dialect in an agent's arguments."""
-    values = dict(word.removeprefix("--").split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
-    return values.get("mode", "device-plugin"), values.get("dialect", "")
+def strange_taints(nodes: Sequence[Node], own: Resource | None, resources: Sequence[Resource]) -> Iterator[str]:
+    """Say which nodes carry the taint of another dialect, which pods of this one do not tolerate. Pure.
 
-
-def daemon_set(cluster: Cluster) -> Document | None:
-    """Return the installed agent's DaemonSet, whoever installed it."""
-    return next(iter(cluster.objects("apps/v1", "DaemonSet", POD_LABELS)), None)
+    In every dialect the taint's key is the resource's name. Pods with claims bring their toleration, whichever it is.
+    """
+    if own is None:
+        return
+    others = {resource.name for resource in resources if resource is not own}
+    for node in nodes:
+        for taint in node.taints:
+            if taint.key in others and node.labels.get(NODE_LABEL[0]) == NODE_LABEL[1]:
+                yield (
+                    f"node {node.name} carries the taint {taint.key} of another dialect, which pods that ask for {own.name} do not "
+                    f"tolerate: kubectl taint nodes {node.name} {taint.key}-"
+                )
 
 
 def _end_another_offer(cluster: Cluster, plan: Plan, resources: Sequence[Resource], report: Report) -> tuple[str, ...]:
@@ -135,8 +145,15 @@ def _end_another_offer(cluster: Cluster, plan: Plan, resources: Sequence[Resourc
         Refused: Pods hold some of what it offers: the kubelet would count it anew from nothing.
     """
     installed = daemon_set(cluster)
-    offers = offering(arguments_of(installed)) if installed else None
-    if installed is None or offers is None or offers == (plan.mode, plan.dialect):
+    if installed is None:
+        return _end_what_was_left(cluster, plan, resources)
+    if (manager := managed_by(installed)) != OWN_MANAGER:
+        raise Refused(
+            f"DaemonSet {NAME} is managed by {manager}",
+            "change or remove it in the way it was installed, such as by helm upgrade",
+        )
+    offers = offering(arguments_of(installed))
+    if offers == (plan.mode, plan.dialect):
         return ()
     named = " ".join(offers).strip()
     holding = holders(cluster.pods("*"), resources, dra.holdings(cluster))
@@ -146,15 +163,53 @@ def _end_another_offer(cluster: Cluster, plan: Plan, resources: Sequence[Resourc
             "end these pods before EPC is offered in another way, or keep mode and dialect",
         )
     report(f"ending the agent that offers EPC as {named}")
-    return end_offer(cluster, installed, report)
+    removed = end_offer(cluster, installed, report)
+    _wait_until_gone(cluster, [resource for resource in resources if resource.dialect == offers[1]], report)
+    return removed
 
 
-def _largest(cluster: Cluster, plan: Plan, resources: Sequence[Resource]) -> dict[str, int]:
-    """Return what the rules are to know: what the nodes offer now, else what the rules knew before."""
-    # What resource claims ask for is not in the pod, so there the rules have nothing to compare with.
-    if plan.mode == "dra":
-        return {}
-    return largest(cluster.nodes(), resources) or largest_in(cluster.objects(*_RULES, LABELS))
+def _end_what_was_left(cluster: Cluster, plan: Plan, resources: Sequence[Resource]) -> tuple[str, ...]:
+    """Take back what an agent left that was removed by hand or by Helm: its bytes in the nodes' status, where this one offers no bytes.
+
+    Raises:
+        Refused: Pods hold some of them.
+    """
+    marked = [] if plan.mode == "extended-resource" else [node.name for node in cluster.nodes() if EPC_MARK in node.annotations]
+    if not marked:
+        return ()
+    bytes_alone = [resource for resource in resources if resource.name == MARKED_RESOURCE]
+    if holding := holders(cluster.pods("*"), bytes_alone, ()):
+        raise Refused(
+            f"an agent that is gone left {MARKED_RESOURCE}, which is held by {', '.join(sorted({holder.pod for holder in holding}))}",
+            "end these pods before EPC is offered in another way",
+        )
+    return take_back(cluster)
+
+
+def _wait_until_gone(cluster: Cluster, former: Sequence[Resource], report: Report) -> None:
+    """Wait until the kubelets show nothing of what the former agent offered: its units are in a Node's status a little longer than it.
+
+    What is still there after a while is told and left to the next agent, which offers nothing beside it.
+    """
+    deadline = time.monotonic() + _GONE_SECONDS
+    while True:
+        showing = sorted({node.name for node in cluster.nodes() for each in former if node.ready and node.allocatable.get(each.name, 0)})
+        if not showing:
+            return
+        if time.monotonic() > deadline:
+            report(f"still shown as offered after {_GONE_SECONDS:.0f} s by {', '.join(showing)}")
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def largest_now(cluster: Cluster, resources: Sequence[Resource]) -> dict[str, int]:
+    """Return what the rules are to know of what the nodes offer."""
+    return largest(cluster.nodes(), resources, dra.claimable(cluster))
+
+
+def largest_known(cluster: Cluster) -> dict[str, int]:
+    """Return what the installed rules know."""
+    return largest_in(cluster.objects(*_RULES, LABELS))
 
 
 def _texts(deploy: Path, plan: Plan) -> dict[str, str]:
@@ -170,106 +225,3 @@ def _texts(deploy: Path, plan: Plan) -> dict[str, str]:
 def _documents(texts: Mapping[str, str], order: Order, known: Mapping[str, int]) -> tuple[Document, ...]:
     words = Words(image=order.image, dialect=order.plan.dialect, arguments=order.arguments, mapped=order.mapped, largest=known)
     return tuple(document for name, text in texts.items() for document in render(text, name, words))
-
-
-class _Rollout:
-    """Waits until the DaemonSet's pods are all new and every SGX node offers EPC."""
-
-    def __init__(self, cluster: Cluster, order: Order, resources: Sequence[Resource], documents: Sequence[Document]) -> None:
-        self._cluster = cluster
-        self._order = order
-        self._resource = next((resource for resource in resources if resource.dialect == order.plan.dialect), None)
-        agent = next(document for document in documents if document["kind"] == "DaemonSet")
-        tolerations = _at(agent, "spec", "template", "spec", "tolerations")
-        self._tolerated = [str(entry["key"]) for entry in tolerations] if isinstance(tolerations, list) else []
-
-    def wait(self, report: Report, timeout_seconds: float) -> dict[str, int]:
-        """Return the EPC that each SGX node offers, as soon as all do."""
-        began = time.monotonic()
-        told: dict[str, str] = {}
-        sure_since: dict[str, float] = {}
-        while True:
-            nodes = [node for node in self._cluster.nodes() if node.labels.get(NODE_LABEL[0]) == NODE_LABEL[1]]
-            if not nodes:
-                raise NotFound(
-                    f"the agent is installed, but no node carries the label {'='.join(NODE_LABEL)}",
-                    "label the SGX nodes: kubenclave node prepare NODE",
-                )
-            offered, all_new = self._offered(nodes), self._all_new()
-            if all_new and all(offered.get(node.name) for node in nodes):
-                return offered
-            findings = self._findings(nodes, offered, all_new=all_new)
-            now = time.monotonic()
-            for finding in findings:
-                if told.get(finding.node) != finding.what:
-                    told[finding.node] = finding.what
-                    report(f"{finding.node}: {finding.what}")
-            # The kubelet words one reason in several ways by turns, so it is the sureness that must last.
-            sure_since = {finding.node: sure_since.get(finding.node, now) for finding in findings if finding.sure}
-            hopeless = findings and all(now - sure_since.get(finding.node, now) > _SURE_SECONDS for finding in findings)
-            if hopeless or now - began > timeout_seconds:
-                raise _given_up(findings, len(nodes), now - began)
-            time.sleep(_POLL_SECONDS)
-
-    def _offered(self, nodes: Sequence[Node]) -> dict[str, int]:
-        if self._order.plan.mode == "dra":
-            return dra.offered(self._cluster)
-        resource = self._resource
-        return {} if resource is None else {node.name: node.allocatable.get(resource.name, 0) * resource.unit_bytes for node in nodes}
-
-    def _all_new(self) -> bool:
-        installed = daemon_set(self._cluster)
-        status = installed.get("status") if installed else None
-        wanted = _at(installed, "metadata", "generation") if installed else None
-        if not isinstance(status, Mapping) or status.get("observedGeneration") != wanted:
-            return False
-        desired = status.get("desiredNumberScheduled")
-        return desired == status.get("updatedNumberScheduled") == status.get("numberAvailable")
-
-    def _findings(self, nodes: Sequence[Node], offered: Mapping[str, int], *, all_new: bool) -> list[Finding]:
-        """Say for each node what it waits for: EPC, or a new agent in the place of one that still offers it."""
-        pods = self._cluster.pods(NAMESPACE, POD_LABELS)
-        found = []
-        for node in nodes:
-            pod = _youngest(pods, node)
-            if not offered.get(node.name) or (not all_new and not _runs(pod)):
-                evidence = self._evidence(pod)
-                found.append(diagnose(node, evidence, tolerated=self._tolerated, image=self._order.image))
-        return found
-
-    def _evidence(self, pod: Pod | None) -> Evidence:
-        events = self._cluster.events(pod.name if pod else NAME, NAMESPACE)
-        container = next(iter(pod.containers), None) if pod else None
-        if pod is None or container is None:
-            return Evidence(pod=pod, events=events, log=())
-        log = self._cluster.log_tail(pod, container.name, lines=_LOG_LINES)
-        if not log and container.state != "running":
-            log = self._cluster.log_tail(pod, container.name, lines=_LOG_LINES, previous=True)
-        return Evidence(pod=pod, events=events, log=log)
-
-
-def _youngest(pods: Sequence[Pod], node: Node) -> Pod | None:
-    """Return the youngest pod on a node, or one that waits for a place where the node has none."""
-    here = [pod for pod in pods if pod.node == node.name or (not pod.node and pod.unschedulable)]
-    return max(here, key=lambda pod: (bool(pod.node), str(pod.created_at)), default=None)
-
-
-def _runs(pod: Pod | None) -> bool:
-    return pod is not None and bool(pod.containers) and pod.containers[0].state == "running"
-
-
-def _given_up(findings: Sequence[Finding], of: int, seconds: float) -> KubenclaveError:
-    if not findings:
-        return KubenclaveError(
-            f"EPC is offered, but not all of the agent's pods are the new ones and ready after {seconds:.0f} s",
-            f"see kubectl -n {NAMESPACE} rollout status daemonset/{NAME}",
-        )
-    reasons = "; ".join(f"{finding.node}: {finding.what}" for finding in findings)
-    hints = "; ".join(dict.fromkeys(finding.hint for finding in findings if finding.hint))
-    return KubenclaveError(f"on {len(findings)} of {of} SGX nodes the agent does not offer EPC after {seconds:.0f} s: {reasons}", hints)
-
-
-def _at(value: object, *names: str) -> object:
-    for name in names:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value

@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kubenclave.errors import KubenclaveError
+from kubenclave.errors import Refused
 from kubenclave.install import dra
+from kubenclave.install.daemon import arguments_of, asked, daemon_set, image_of, offering
 from kubenclave.install.holders import holders
-from kubenclave.install.metrics import AgentView, agent_view
-from kubenclave.install.objects import METRICS_PORT, NAMESPACE, NODE_LABEL, POD_LABELS
-from kubenclave.install.rollout import arguments_of, daemon_set, offering
+from kubenclave.install.limits import stale
+from kubenclave.install.objects import NAMESPACE, NODE_LABEL, OWN_MANAGER, POD_LABELS, managed_by
+from kubenclave.install.options import Options, installed_options
+from kubenclave.install.rollout import largest_known, largest_now
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from kubenclave.install.holders import Holder
+    from kubenclave.install.metrics import AgentView
     from kubenclave.install.objects import Resource
-    from kubenclave.kube import Cluster, Node, Pod
+    from kubenclave.kube import Cluster, Document, Node, Pod
 
 # Labels by which node feature discovery marks what it found (its own rule, and Intel's).
 _FOUND_LABELS = ("feature.node.kubernetes.io/cpu-security.sgx.enabled", "intel.feature.node.kubernetes.io/sgx")
@@ -66,8 +69,16 @@ class Seen:
     views: Mapping[str, AgentView]
 
 
-def status(cluster: Cluster, resources: Sequence[Resource]) -> tuple[NodeEpc, ...]:
-    """Return one row for each node that has, offers or is meant to offer EPC.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """One row for each node that has, offers or is meant to offer EPC; in ``findings``, in sentences, what is not as it should be."""
+
+    nodes: tuple[NodeEpc, ...]
+    findings: tuple[str, ...]
+
+
+def status(cluster: Cluster, resources: Sequence[Resource]) -> Status:
+    """Look at what has become of EPC.
 
     Raises:
         Unreachable: The API server does not answer.
@@ -82,9 +93,41 @@ def status(cluster: Cluster, resources: Sequence[Resource]) -> tuple[NodeEpc, ..
         mode=" ".join(offering(arguments_of(installed))).strip() if installed else "",
         slices=dra.offered(cluster),
         claimed=dra.holdings(cluster),
-        views={pod.node: view for pod in agents if pod.node and (view := _asked(cluster, pod))},
+        views={pod.node: view for pod in agents if pod.node and (view := asked(cluster, pod))},
     )
-    return rows(seen, resources)
+    found = rows(seen, resources)
+    return Status(nodes=found, findings=_findings(cluster, resources, installed, found))
+
+
+def _findings(cluster: Cluster, resources: Sequence[Resource], installed: Document | None, found: Sequence[NodeEpc]) -> tuple[str, ...]:
+    return (*over_offered(found), *_stale_limits(cluster, resources, installed))
+
+
+def over_offered(found: Sequence[NodeEpc]) -> list[str]:
+    """Say which nodes offer more than their agents say that they have. Pure."""
+    return [
+        f"node {row.node} offers {row.offered_bytes} bytes of EPC and has {row.total_bytes}: it is offered in two ways ({row.offered_as})"
+        for row in found
+        if row.total_bytes is not None and row.offered_bytes > row.total_bytes > 0
+    ]
+
+
+def _stale_limits(cluster: Cluster, resources: Sequence[Resource], installed: Document | None) -> list[str]:
+    now = largest_now(cluster, resources)
+    try:
+        known = largest_known(cluster)
+    except Refused:
+        return []  # whoever may not read rules is not told of them
+    sentence = stale(known, now)
+    return [f"{sentence}; renew them: {renewal(installed, now) if installed else Options().command}"] if sentence else []
+
+
+def renewal(installed: Document, largest: Mapping[str, int]) -> str:
+    """Return the command that brings an installation's rules up to date and changes nothing else of it. Pure."""
+    if managed_by(installed) != OWN_MANAGER:
+        values = ",".join(f"largest.{dialect}={units}" for dialect, units in largest.items())
+        return f"helm upgrade --reuse-values --set {values}, or however it was installed"
+    return installed_options(arguments_of(installed), image_of(installed)).command
 
 
 def rows(seen: Seen, resources: Sequence[Resource]) -> tuple[NodeEpc, ...]:
@@ -152,11 +195,3 @@ def _agent(pod: Pod | None, mode: str) -> str:
     container = next(iter(pod.containers), None)
     state = pod.phase if container is None or container.state == "running" else container.reason or container.state
     return f"{mode}: {state}" if mode else state
-
-
-def _asked(cluster: Cluster, pod: Pod) -> AgentView | None:
-    """Return what an agent says of its node; None where it does not answer, which the row shows by what it lacks."""
-    try:
-        return agent_view(cluster.ask_pod(pod, METRICS_PORT, "metrics"))
-    except KubenclaveError:
-        return None

@@ -15,7 +15,7 @@ from kubenclave.node.kubelet import check_folder, remove_stale
 from kubenclave.node.metrics import Figures
 from kubenclave.node.offer import count_offer, make_offer, no_offer
 from kubenclave.node.plugin import EpcPlugin
-from kubenclave.node.rivals import check_sockets
+from kubenclave.node.rivals import Rivals
 from kubenclave.node.session import KubeletSession
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class PluginAtKubelet:
     def __init__(self, settings: Settings, resource: str, name: str, *, simulated: bool) -> None:
         self.plugin = EpcPlugin(no_offer(resource, simulated=simulated))
         self._socket_path = socket_path(settings.kubelet_dir, name, settings.pod_uid)
-        check_folder(settings.kubelet_dir, self._socket_path)
+        check_folder(self._socket_path, "device plugins", "--kubelet-dir")
         self._session = KubeletSession(self.plugin, self._socket_path)
         self._stale = f"kubenclave-{name}*.sock"
 
@@ -86,6 +86,7 @@ class DevicePluginWay:
     def __init__(self, settings: Settings, *, simulated: bool) -> None:
         self._settings = settings
         self._dialect = own_dialect(settings)
+        self._rivals = Rivals(settings.kubelet_dir, settings.registry_dir, self._dialect)
         self._epc = PluginAtKubelet(settings, self._dialect.resource, self._dialect.name, simulated=simulated)
         self._provision = provision_plugin(settings, simulated=simulated)
         self._inventory: Inventory | None = None
@@ -110,13 +111,12 @@ class DevicePluginWay:
         return held_units(pods, self._dialect.resource, self._dialect.unit_bytes)
 
     def check(self) -> None:
-        """Make sure before the first offer that no other plugin on this node offers EPC.
+        """Make sure that no other agent or plugin on this node offers EPC.
 
         Raises:
-            Refused: One does.
+            Refused: One does, and nothing has been offered yet.
         """
-        if not self._epc.plugin.offered.is_set():
-            check_sockets(self._settings.kubelet_dir, self._dialect)
+        self._rivals.check(offered=self._epc.plugin.offered.is_set())
 
     def offer(self, inventory: Inventory) -> None:
         """Offer the EPC in units.

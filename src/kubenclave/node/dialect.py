@@ -62,8 +62,12 @@ DIALECTS = (
 # Intel's names for the devices themselves, counted. The second is in use with every dialect: the others have no name for it.
 ENCLAVE_RESOURCE = "sgx.intel.com/enclave"
 PROVISION_RESOURCE = "sgx.intel.com/provision"
-# How many containers of a node may hold a device: as many as a node runs pods (the kubelet's default maxPods, and Intel's code).
-DEVICE_UNITS = 110
+# How many containers of a node may hold a device, which is no limit of its own: more than a node runs (at most 250 pods on AKS, 110 by the
+# kubelet's default, some with several containers).
+DEVICE_UNITS = 1024
+# The name of the driver of claims, which have no dialect. Not a domain that this project has registered; it follows the form that
+# Kubernetes asks of driver names.
+DRIVER = "epc.kubenclave.dev"
 
 
 def dialect_named(name: str) -> Dialect:

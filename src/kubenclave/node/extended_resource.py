@@ -19,7 +19,7 @@ from kubenclave.node.handout import enclave_handout, provision_handout
 from kubenclave.node.holdings import held_devices
 from kubenclave.node.keeper import Keeper
 from kubenclave.node.node_status import FIELD_MANAGER, patch_for, view_of
-from kubenclave.node.rivals import check_sockets
+from kubenclave.node.rivals import Rivals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -79,6 +79,7 @@ class ExtendedResourceWay:
     def __init__(self, settings: Settings, *, simulated: bool) -> None:
         self._settings = settings
         self._dialect = own_dialect(settings)
+        self._rivals = Rivals(settings.kubelet_dir, settings.registry_dir, self._dialect)
         self._enclave = PluginAtKubelet(settings, ENCLAVE_RESOURCE, self._dialect.name, simulated=simulated)
         self._provision = provision_plugin(settings, simulated=simulated)
         self._api = own_service_account(FIELD_MANAGER)
@@ -107,13 +108,12 @@ class ExtendedResourceWay:
         return held_devices(pods, ENCLAVE_RESOURCE)
 
     def check(self) -> None:
-        """Make sure before the first offer that no other plugin on this node hands out the device.
+        """Make sure that no other agent or plugin on this node hands out the device.
 
         Raises:
-            Refused: One does.
+            Refused: One does, and nothing has been offered yet.
         """
-        if not self._enclave.plugin.offered.is_set():
-            check_sockets(self._settings.kubelet_dir, self._dialect)
+        self._rivals.check(offered=self._enclave.plugin.offered.is_set())
 
     def offer(self, inventory: Inventory) -> None:
         """Offer the EPC in bytes, and the devices once the bytes are in the Node's status."""

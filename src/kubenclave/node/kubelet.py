@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
@@ -19,6 +20,7 @@ from kubenclave.node._generated.deviceplugin_pb2 import RegisterRequest
 from kubenclave.node.registration import FileIdentity
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 API_VERSION = "v1beta1"
@@ -35,22 +37,27 @@ _BACKLOG = 16
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
-def check_folder(kubelet_dir: Path, socket_path: Path) -> None:
+def check_folder(socket_path: Path, whom: str, option: str) -> None:
     """Make sure before anything starts that a socket can have this path.
+
+    Args:
+        socket_path: Where the agent will listen.
+        whom: Whom the kubelet meets there, for messages.
+        option: The option that names the folder, for messages.
 
     Raises:
         NotFound: There is no such folder.
         UsageError: The path is longer than a socket's path may be.
     """
-    if not kubelet_dir.is_dir():
+    if not socket_path.parent.is_dir():
         raise NotFound(
-            f"there is no folder {kubelet_dir}, where the kubelet meets its device plugins",
-            hint="run the agent on a node with a kubelet, or name the folder with --kubelet-dir",
+            f"there is no folder {socket_path.parent}, where the kubelet meets its {whom}",
+            hint=f"run the agent on a node with a kubelet and mount the folder, or name it with {option}",
         )
     if len(os.fsencode(socket_path)) > MAX_SOCKET_PATH_BYTES:
         raise UsageError(
             f"the socket's path {socket_path} is longer than the {MAX_SOCKET_PATH_BYTES} bytes Linux allows",
-            hint="give --kubelet-dir a shorter path",
+            hint=f"give {option} a shorter path",
         )
 
 
@@ -71,14 +78,15 @@ def listen(path: Path) -> socket.socket:
         HostUnfit: The folder takes no socket (permissions, no space, folder gone).
     """
     try:
-        _clear(path)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            listener.bind(str(path))
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
+        with _alone_in(path.parent):
+            _clear(path)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            try:
+                listener.bind(str(path))
+                listener.listen(_BACKLOG)
+            except OSError:
+                listener.close()
+                raise
     except OSError as exc:
         raise HostUnfit(
             f"cannot listen on {path}: {exc.strerror or exc}", hint="the agent must run as the folder's owner, on a disk with space"
@@ -88,20 +96,17 @@ def listen(path: Path) -> socket.socket:
 
 def release(path: Path, own: FileIdentity) -> None:
     """Remove the agent's socket, unless something else has taken its place; one left behind is replaced by the next agent."""
-    if identity(path) == own:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), _alone_in(path.parent):
+        if identity(path) == own:
             path.unlink()
 
 
 def remove_stale(folder: Path, pattern: str) -> None:
     """Remove the sockets of agents that were killed: nobody else will."""
-    for path in folder.glob(pattern):
-        if not path.is_socket():
-            continue  # to connect to a plain file is refused as well
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe, contextlib.suppress(OSError):
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
+    with contextlib.suppress(OSError), _alone_in(folder):
+        for path in folder.glob(pattern):
+            # To connect to a plain file is refused as well.
+            if path.is_socket() and _connect(path) == errno.ECONNREFUSED:
                 path.unlink(missing_ok=True)
                 log.info("socket.removed", socket=str(path), reason="of an agent that is no longer there")
 
@@ -138,9 +143,30 @@ def _clear(path: Path) -> None:
         return
     if not stat.S_ISSOCK(mode):
         raise Refused(f"{path} is there and is no socket", hint="find out who put it there, and remove it")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        failure = probe.connect_ex(str(path))
+    failure = _connect(path)
     if failure in {0, errno.EAGAIN}:
         raise Refused(f"another program serves {path}", hint="one agent per node and dialect; this one stands by until the other is gone")
     if failure == errno.ECONNREFUSED:
         path.unlink(missing_ok=True)
+
+
+def _connect(path: Path) -> int:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(str(path))
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other agents from making or removing sockets in the folder: between bind and listen a socket looks like a dead agent's.
+
+    Raises:
+        BlockingIOError: Another agent is at it at this moment.
+        OSError: The folder cannot be opened.
+    """
+    # The folder itself is locked: a starting kubelet would delete a file for it.
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)

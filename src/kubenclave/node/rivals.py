@@ -6,7 +6,8 @@ import socket
 from typing import TYPE_CHECKING
 
 from kubenclave.errors import Refused
-from kubenclave.node.dialect import DIALECTS
+from kubenclave.node.dialect import DIALECTS, DRIVER
+from kubenclave.node.problems import Problems
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,10 +17,40 @@ if TYPE_CHECKING:
 # Intel's plugin names its sockets <namespace>-<device type>.sock (intel-device-plugins-for-kubernetes, pkg/deviceplugin).
 _INTEL_SOCKETS = "sgx.intel.com-*.sock"
 _OWN_SOCKETS = "kubenclave-{name}*.sock"
+_DRIVER_SOCKETS = f"{DRIVER}*-reg.sock"
+_ONE_AT_A_TIME = "one mode and one dialect at a time on a node: remove one of the two agents"
 
 
-def check_sockets(kubelet_dir: Path, own: Dialect) -> None:
-    """Make sure that no other device plugin that hands out the enclave device is served on this node.
+class Rivals:
+    """Whoever else hands out the enclave device here: seen before the first offer, nothing is offered; seen later, it is said.
+
+    What pods hold is not taken back for one that came later: it would not know of it either.
+    """
+
+    def __init__(self, kubelet_dir: Path, registry_dir: Path, own: Dialect) -> None:
+        self._kubelet_dir = kubelet_dir
+        self._registry_dir = registry_dir
+        self._own = own
+        self._problems = Problems("epc.offered_twice")
+
+    def check(self, *, offered: bool) -> None:
+        """Look once.
+
+        Raises:
+            Refused: Somebody is there, and nothing has been offered yet.
+        """
+        try:
+            check_sockets(self._kubelet_dir, self._registry_dir, self._own)
+        except Refused as exc:
+            if not offered:
+                raise
+            self._problems.report(exc)
+        else:
+            self._problems.clear()
+
+
+def check_sockets(kubelet_dir: Path, registry_dir: Path, own: Dialect) -> None:
+    """Make sure that nobody else who hands out the enclave device is served on this node: a device plugin, or the driver of claims.
 
     Raises:
         Refused: One is; the message names its socket.
@@ -35,8 +66,11 @@ def check_sockets(kubelet_dir: Path, own: Dialect) -> None:
             if dialect is not own and _served(path):
                 raise Refused(
                     f"another agent already serves {path} and offers this node's EPC as {dialect.resource}",
-                    hint="one mode and one dialect at a time on a node: remove one of the two agents",
+                    hint=_ONE_AT_A_TIME,
                 )
+    for path in sorted(registry_dir.glob(_DRIVER_SOCKETS)):
+        if _served(path):
+            raise Refused(f"another agent already serves {path} and offers this node's EPC to resource claims", hint=_ONE_AT_A_TIME)
 
 
 def _served(path: Path) -> bool:

@@ -131,6 +131,13 @@ def test_the_agent_changes_no_other_node(patching):
         {"status": {"addresses": []}},
         {"metadata": {"labels": {"tee": "none"}}},
         {"metadata": {"annotations": {"mine": "now"}}},
+        {"metadata": {"finalizers": ["example.com/mine"]}},
+        {"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "sgx-1", "uid": "u"}]}},
+        {"status": {"daemonEndpoints": {"kubeletEndpoint": {"Port": 1}}}},
+        {"status": {"nodeInfo": {"kubeletVersion": "v0"}}},
+        {"status": {"images": []}},
+        {"status": {"volumesAttached": [{"name": "v", "devicePath": "/dev/x"}]}},
+        {"status": {"features": {"supplementalGroupsPolicy": False}}},
     ],
     ids=str,
 )
@@ -179,7 +186,9 @@ def test_the_agent_writes_resource_slices_of_its_own_node_and_driver_only(agent_
     of_another_node = agent.create(resource_slice("other", "plain-1"))
     of_another_driver = agent.create(resource_slice("gpu", "sgx-1", driver="gpu.example.com"))
     taken = agent.kubectl("delete", "resourceslice", "theirs")
-    changed = agent.kubectl("patch", "resourceslice", "theirs", "--type=merge", "--patch", '{"spec": {"pool": {"generation": 2}}}')
+    theirs = cluster.get("resourceslice", "theirs")
+    theirs["spec"]["pool"]["generation"] = 2
+    changed = agent.kubectl("replace", "-f", "-", stdin=json.dumps(theirs))
     removed = agent.kubectl("delete", "resourceslice", "mine")
 
     assert made.returncode == 0, made.stderr

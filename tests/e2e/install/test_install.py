@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from kubenclave.image import ImageSpec, build_image, build_node_agent_image, parse_reference
-from kubenclave.local import boxes
 from kubenclave.local.places import places
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
@@ -29,50 +27,6 @@ KINDS = (
 )
 
 
-class Admin:
-    """Somebody with a kubeconfig."""
-
-    def __init__(self, cluster):
-        self.cluster = cluster
-
-    def node(self, *words):
-        return self.cluster.shell.kubenclave("node", *words, "--kubeconfig", str(self.cluster.kubeconfig))
-
-    def ok(self, *words):
-        result = self.node(*words, "--output", "json")
-        assert result.returncode == 0, result.stderr
-        return json.loads(result.stdout)
-
-    def allocatable(self):
-        return self.cluster.get("node", NODE)["status"]["allocatable"].get(RESOURCE)
-
-    def objects(self):
-        found = self.cluster.get(KINDS, "--all-namespaces", "--selector", OURS)["items"]
-        # The generation counts changes of what is wished; the resource version, those of the status as well.
-        versions = [each["metadata"].get("generation") or each["metadata"]["resourceVersion"] for each in found]
-        return {(each["kind"], each["metadata"]["name"]): version for each, version in zip(found, versions, strict=True)}
-
-    def until(self, condition, what, seconds=60):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, f"not seen within {seconds} s: {what}"
-            time.sleep(0.1)
-
-    def soon(self, document):
-        """Make an object as soon as the admission rules are in force, a second or two after they were applied."""
-        deadline = time.monotonic() + 30
-        while (result := self.cluster.kubectl("create", "-f", "-", stdin=json.dumps(document))).returncode != 0:
-            assert time.monotonic() < deadline, result.stderr
-            time.sleep(0.2)
-
-
-def holder(name, amount, resource=RESOURCE, **spec):
-    container = {"name": "main", "image": BUSYBOX, "imagePullPolicy": "IfNotPresent", "command": ["/app/busybox", "sleep", "3600"]}
-    container |= {"resources": {"limits": {resource: str(amount)}}}
-    whole = {"containers": [container], "terminationGracePeriodSeconds": 0} | spec
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": whole}
-
-
 @pytest.fixture(scope="module")
 def helm():
     version = HELM_VERSION.search((Path(__file__).parents[2] / "tools" / "helm" / "go.mod").read_text())[1]
@@ -80,42 +34,6 @@ def helm():
     if not program.exists():
         pytest.skip(f"{program} is not built: make tools")
     return lambda *words: subprocess.run([program, *words], capture_output=True, text=True, check=False, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("images")
-    agent, busybox = folder / "agent.tar", folder / "busybox.tar"
-    build_node_agent_image(parse_reference(AGENT), agent, lambda _news: None)
-    build_image(ImageSpec(reference=parse_reference(BUSYBOX), host=Path("/bin/busybox")), busybox, lambda _news: None)
-    return agent, busybox
-
-
-@pytest.fixture(scope="module")
-def bare(shell, images):
-    """A cluster whose nodes have the images, and on which nothing is installed."""
-    shell.down(CLUSTER)
-    cluster = shell.up(CLUSTER, "--epc", "40Mi")
-    for box in (NODE, "plain-1"):
-        for archive in images:
-            boxes.import_image(boxes.running(CLUSTER)[box], archive)
-    admin = Admin(cluster)
-    yield admin
-    shell.down(CLUSTER)
-
-
-@pytest.fixture
-def admin(bare):
-    bare.ok("prepare", NODE)
-    yield bare
-    bare.node("uninstall")
-    bare.cluster.kubectl("delete", "pod", "--all", "--namespace", "default", "--force", "--grace-period=0")
-
-
-@pytest.fixture
-def installed(admin):
-    admin.ok("install")
-    return admin
 
 
 def test_where_no_node_is_labelled_the_agent_is_installed_and_the_way_on_is_said(bare):
@@ -134,16 +52,18 @@ def test_install_waits_until_epc_is_allocatable_and_a_pod_needs_to_know_nothing_
     assert installed["nodes"] == [{"node": NODE, "epc_bytes": 40 << 20}]
     assert admin.allocatable() == "40"
     # No toleration in the pod: the admission rule brings it.
-    admin.soon(holder("a", 10))
+    admin.soon(admin.holder("a", 10))
     admin.cluster.wait("pod/a", "condition=Ready")
-    refused = admin.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(holder("b", 41)))
+    refused = admin.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(admin.holder("b", 41)))
     assert "ask for at most openenclave.io/sgx_epc_MiB: 40 in one pod" in refused.stderr
 
 
 def test_status_shows_what_a_node_offers_and_which_pod_holds_how_much(installed):
-    installed.cluster.apply(holder("a", 10))
+    installed.cluster.apply(installed.holder("a", 10))
     installed.cluster.wait("pod/a", "condition=Ready")
 
+    # What the agent was asked a moment ago it does not look at again.
+    installed.until(lambda: [pod["held_bytes"] for pod in installed.ok("status")[0]["pods"]] == [10 << 20], "the agent has seen the pod")
     (row,) = installed.ok("status")
     table = installed.node("status").stdout
 
@@ -152,6 +72,31 @@ def test_status_shows_what_a_node_offers_and_which_pod_holds_how_much(installed)
     assert row["pods"] == [{"pod": "default/a", "asked_bytes": 10 << 20, "held_bytes": 10 << 20, "mapped_bytes": None}]
     assert "default/a" in table
     assert "plain-1" not in table
+
+
+def test_limits_of_another_time_are_told_by_status_with_the_command_that_renews_them(admin):
+    """The nodes come to offer more, as where a larger one has joined: here the agent is told by hand to keep less back."""
+    admin.ok("install", "--reserve", "20Mi")
+    assert "limits" not in admin.node("status").stderr
+    change = {"op": "replace", "path": "/spec/template/spec/containers/0/args/3", "value": "--reserve=2Mi"}
+    patched = admin.cluster.kubectl(
+        "patch", "daemonset", "kubenclave-node", "-n", "kube-system", "--type=json", "--patch", json.dumps([change])
+    )
+    assert patched.returncode == 0, patched.stderr
+    admin.until(lambda: admin.allocatable() == "38", "the node offers more")
+
+    refused = admin.cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(admin.holder("a", 30)))
+    told = admin.node("status")
+    command = re.search(r"renew them: kubenclave node (.*)", told.stderr)[1].split()
+    # What is installed keeps its options, said or not.
+    admin.ok("install")
+    admin.soon(admin.holder("a", 30))
+
+    assert "ask for at most openenclave.io/sgx_epc_MiB: 20 in one pod" in refused.stderr
+    assert told.returncode == 0
+    assert "the admission rules judge by limits of another time (openenclave 20, the nodes offer 38)" in told.stderr
+    assert command == ["install", "--mode=device-plugin", "--dialect=openenclave", "--reserve=2Mi"]
+    assert "limits" not in admin.node("status").stderr
 
 
 def test_installing_again_changes_nothing(installed):
@@ -180,7 +125,7 @@ def test_uninstall_removes_what_was_installed_and_nothing_else(installed):
         "metadata": {"name": "stranger", "namespace": "kube-system", "labels": {"app.kubernetes.io/managed-by": "kubenclave"}},
     }
     installed.cluster.apply(stranger)
-    installed.cluster.apply(holder("a", 10))
+    installed.cluster.apply(installed.holder("a", 10))
     installed.cluster.wait("pod/a", "condition=Ready")
 
     removed = installed.ok("uninstall")
@@ -219,7 +164,7 @@ def test_an_agent_that_somebody_else_manages_is_left_to_them(admin):
 
 
 def test_an_image_that_is_not_to_be_had_is_said_and_the_agent_that_runs_goes_on(installed):
-    installed.cluster.apply(holder("a", 10))
+    installed.cluster.apply(installed.holder("a", 10))
     began = time.monotonic()
     result = installed.node("install", "--image", "kubenclave.invalid/node:none")
 
@@ -229,7 +174,7 @@ def test_an_image_that_is_not_to_be_had_is_said_and_the_agent_that_runs_goes_on(
     assert time.monotonic() - began < 60
     assert installed.allocatable() == "40"
     installed.cluster.wait("pod/a", "condition=Ready")
-    installed.ok("install")
+    installed.ok("install", "--image", AGENT)
 
 
 def test_a_taint_that_keeps_the_agent_off_is_named(admin):
@@ -258,7 +203,7 @@ def test_a_node_without_sgx_is_told_by_the_agents_own_words(installed):
 
 
 def test_how_epc_is_offered_is_not_changed_under_the_pods_that_hold_it(installed):
-    installed.cluster.apply(holder("a", 10))
+    installed.cluster.apply(installed.holder("a", 10))
     installed.cluster.wait("pod/a", "condition=Ready")
 
     result = installed.node("install", "--dialect", "azure")
@@ -295,7 +240,7 @@ def test_a_new_agent_takes_over_without_a_moment_of_capacity_0_and_pods_start_me
     names = []
     while update.poll() is None or len(names) < 5:
         names.append(f"p{len(names)}")
-        pod = holder(names[-1], 1, restartPolicy="Never")
+        pod = installed.holder(names[-1], 1, restartPolicy="Never")
         pod["spec"]["containers"][0]["command"] = ["/app/busybox", "true"]
         installed.cluster.apply(pod)
     for name in names:
@@ -316,7 +261,7 @@ def test_helm_installs_the_same_and_what_is_helms_is_left_to_helm(admin, helm):
     try:
         assert made.returncode == 0, made.stderr
         admin.until(lambda: admin.allocatable() == "40", "the EPC")
-        admin.soon(holder("a", 10))
+        admin.soon(admin.holder("a", 10))
         admin.cluster.wait("pod/a", "condition=Ready")
         (row,) = admin.ok("status")
         refused = admin.node("uninstall")
@@ -328,71 +273,3 @@ def test_helm_installs_the_same_and_what_is_helms_is_left_to_helm(admin, helm):
     assert refused.returncode == 3
     assert gone.returncode == 0, gone.stderr
     assert not admin.cluster.get(KINDS, "--all-namespaces", "--selector", "app.kubernetes.io/name=kubenclave-node")["items"]
-
-
-@pytest.fixture
-def untainted(admin):
-    """The node carries the label alone: the taint of the 2020 guide would keep off who speaks another dialect."""
-    admin.cluster.kubectl("taint", "node", NODE, f"{RESOURCE}-")
-    return admin
-
-
-def claiming(name):
-    """A pod that asks for 10 MiB by a claim of its own."""
-    asked = {"name": "epc", "exactly": {"deviceClassName": "epc.kubenclave.dev", "capacity": {"requests": {"epc": "10Mi"}}}}
-    template = {
-        "apiVersion": "resource.k8s.io/v1",
-        "kind": "ResourceClaimTemplate",
-        "metadata": {"name": "epc-10mi", "namespace": "default"},
-        "spec": {"spec": {"devices": {"requests": [asked]}}},
-    }
-    pod = holder(name, 0, resourceClaims=[{"name": "epc", "resourceClaimTemplateName": "epc-10mi"}])
-    pod["spec"]["containers"][0]["resources"] = {"claims": [{"name": "epc"}]}
-    return template, pod
-
-
-def test_in_intels_dialect_a_pod_says_how_much_and_gets_the_device_too(untainted):
-    assert untainted.ok("install", "--dialect", "intel")["nodes"] == [{"node": NODE, "epc_bytes": 40 << 20}]
-    untainted.soon(holder("a", "10Mi", "sgx.intel.com/epc"))
-    untainted.cluster.wait("pod/a", "condition=Ready")
-
-    devices = untainted.cluster.kubectl("exec", "a", "--", "/app/busybox", "ls", "/dev").stdout.split()
-    (row,) = untainted.ok("status")
-    removed = untainted.ok("uninstall")
-
-    assert "sgx_enclave" in devices
-    assert (row["offered_as"], row["agent"]) == ("sgx.intel.com/epc", "extended-resource intel: Running")
-    assert [(pod["pod"], pod["asked_bytes"]) for pod in row["pods"]] == [("default/a", 10 << 20)]
-    assert f"sgx.intel.com/epc of node {NODE}" in removed["removed"]
-    node = untainted.cluster.get("node", NODE)
-    assert "sgx.intel.com/epc" not in node["status"]["capacity"]
-    assert "kubenclave.dev/epc-bytes" not in node["metadata"]["annotations"]
-
-
-def test_by_resource_claims_a_pod_holds_exact_bytes_and_the_driver_stays_while_it_does(untainted):
-    assert untainted.ok("install", "--mode", "dra")["nodes"] == [{"node": NODE, "epc_bytes": 40 << 20}]
-    for document in claiming("a"):
-        untainted.cluster.apply(document)
-    untainted.cluster.wait("pod/a", "condition=Ready")
-
-    (row,) = untainted.ok("status")
-    refused = untainted.node("uninstall")
-    untainted.cluster.kubectl("delete", "pod", "a", "--grace-period=0")
-    untainted.until(lambda: not untainted.cluster.get("resourceclaims")["items"], "the claim is gone")
-    removed = untainted.ok("uninstall")
-
-    assert (row["offered_as"], row["allocated_bytes"]) == ("resource claims", 10 << 20)
-    assert [pod["pod"] for pod in row["pods"]] == ["default/a"]
-    assert refused.returncode == 3
-    assert "pods hold EPC by resource claims: default/a" in refused.stderr
-    assert f"ResourceSlice of {NODE}" in removed["removed"]
-    assert untainted.cluster.get("resourceslices")["items"] == []
-
-
-def test_another_way_takes_the_place_of_the_one_before_and_epc_is_never_offered_twice(untainted):
-    untainted.ok("install", "--dialect", "intel")
-    for words in (["--mode", "dra"], ["--dialect", "azure"], ["--dialect", "intel"]):
-        untainted.ok("install", *words)
-        (row,) = untainted.ok("status")
-        # Twice would be 80 MiB.
-        assert row["offered_bytes"] == 40 << 20, row

@@ -17,7 +17,7 @@ import yaml
 
 from kubenclave.errors import KubenclaveError
 from kubenclave.image import ImageSpec, build_image, build_node_agent_image, parse_reference
-from kubenclave.kube import connect
+from kubenclave.kube import connect, parse_quantity
 from kubenclave.local import boxes
 from kubenclave.node._generated.podresources_pb2 import ContainerDevices, ListPodResourcesRequest, ListPodResourcesResponse
 
@@ -27,6 +27,8 @@ AGENT, BUSYBOX = "kubenclave/node:local", "kubenclave.test/busybox:1"
 UNITS = "openenclave.io/sgx_epc_MiB"
 PLUGINS = "var/lib/kubelet/device-plugins"
 SAMPLE_SECONDS = 0.1
+DRIVER = "epc.kubenclave.dev"
+CLAIM_BYTES = 10 << 20
 
 
 class HurtNode:
@@ -113,6 +115,74 @@ class HurtNode:
         except OSError:
             return 0
 
+    # --- what befalls it -----------------------------------------------------------------------------------------------------------
+
+    def kill_often(self, times, heard, back_again=None) -> list[float]:
+        """Kill kubelet and agent by turns; return after how many seconds from a kubelet's socket on everything was as before.
+
+        Args:
+            times: How often.
+            heard: Gives the times after a moment at which a kubelet took what the agent offers.
+            back_again: Gives the times at which everything was as before after the kubelet's death; ``heard`` without this.
+        """
+        back = []
+        for _ in range(times):
+            socket, killed = self.kubelet_socket_ns(), time.time()
+            self.kill("kubelet")
+            until(lambda old=socket: self.kubelet_socket_ns() not in {0, old}, "the kubelet is back")
+            made = self.kubelet_socket_ns() / 1e9
+            for event in (heard, back_again or heard):
+                until(lambda event=event, since=killed: event(self, since), "what was there before is there again")
+            back.append(max(0.0, (back_again or heard)(self, killed)[0] - made))
+            until(self.agents, "the agent runs")
+            (agent,) = self.agents()
+            os.kill(agent, signal.SIGKILL)
+            until(lambda old=agent: self.agents() not in ([], [old]), "the agent is back")
+            killed = time.time()
+            until(lambda since=killed: heard(self, since - 1), "the agent is registered")
+        return back
+
+    def restart_containerd(self):
+        self.kill("containerd")
+        until(lambda: (self.root / "run/containerd/containerd.sock").is_socket() and self.program("containerd"), "containerd is back")
+
+    @contextlib.contextmanager
+    def second_agent(self):
+        """One more agent on the node beside the DaemonSet's."""
+        (daemon_set,) = [document for document in self.documents if document["kind"] == "DaemonSet"]
+        spec = daemon_set["spec"]["template"]["spec"] | {"nodeSelector": {"kubernetes.io/hostname": NODE}}
+        self.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "second-agent", "namespace": "kube-system"}, "spec": spec})
+        try:
+            until(lambda: len(self.agents()) == 2, "both run")
+            yield
+        finally:
+            self.cluster.kubectl("delete", "pod", "second-agent", "-n", "kube-system", "--wait")
+
+    @contextlib.contextmanager
+    def without_api(self, seconds):
+        """Keep the API server from answering for so long, and as long as the block takes; the agent is killed meanwhile and comes back."""
+        server = self.program("kube-apiserver", "control-plane")
+        os.kill(server, signal.SIGSTOP)
+        try:
+            until_back = time.monotonic() + seconds
+            (agent,) = self.agents()
+            os.kill(agent, signal.SIGKILL)
+            until(lambda: self.agents() not in ([], [agent]), "the agent is back without the API server", seconds=20)
+            yield
+            time.sleep(max(0.0, until_back - time.monotonic()))
+        finally:
+            os.kill(server, signal.SIGCONT)
+        until(lambda: self.cluster.kubectl("get", "--raw", "/readyz").stdout == "ok", "the API server is back")
+
+    def reboot(self, heard):
+        """Kill everything on the node and wait until it is back with its agent."""
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        killed = time.time()
+        until(lambda: self.kubelet_socket_ns() > killed * 1e9 and self.agents(), "kubelet and agent are back")
+        until(lambda: heard(self, killed), "the kubelet has the agent again")
+
     # --- pods ----------------------------------------------------------------------------------------------------------------------
 
     def apply(self, *documents):
@@ -134,23 +204,25 @@ class HurtNode:
         return found["metadata"]["uid"], status.get("state", {}).get("running"), status.get("containerID"), status.get("restartCount")
 
 
-class Witness:
-    """Looks ten times a second at what the kubelet says its pods hold, and at what runs, and remembers the worst.
+class Watcher:
+    """Looks ten times a second at how much EPC is held, in several ways at once, and remembers the worst.
 
     Attributes:
         samples: How often it could look.
-        most: The most units held at once.
-        twice: Units that two containers held at once.
+        most: The most that was held at once.
+        twice: What two containers held at once that one alone may hold.
     """
 
-    def __init__(self, node: HurtNode, resource=UNITS):
+    def __init__(self, node: HurtNode):
         self.samples = 0
         self.most = 0
         self.twice: set[str] = set()
         self._node = node
-        self._resource = resource
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._watch, args=(look,)) for look in (self._kubelet, self._api)]
+        self._threads = [threading.Thread(target=self._watch, args=(look,)) for look in self.looks()]
+
+    def looks(self):
+        raise NotImplementedError
 
     def __enter__(self):
         for thread in self._threads:
@@ -169,27 +241,100 @@ class Witness:
                 self.samples += 1
             self._stop.wait(SAMPLE_SECONDS)
 
+    def pods_of_the_kubelet(self):
+        with grpc.insecure_channel(f"unix://{self._node.root}/var/lib/kubelet/pod-resources/kubelet.sock") as channel:
+            call = channel.unary_unary(
+                "/v1.PodResourcesLister/List", ListPodResourcesRequest.SerializeToString, ListPodResourcesResponse.FromString
+            )
+            return call(ListPodResourcesRequest(), timeout=1).pod_resources
+
+
+class UnitsWitness(Watcher):
+    """Mode device-plugin: units that the kubelet says its pods hold, and units that running pods have asked for."""
+
+    def looks(self):
+        return (self._kubelet, self._api)
+
     def _kubelet(self) -> int:
         held = Counter(self._units())
         self.twice |= {name for name, times in held.items() if times > 1}
         return len(held)
 
     def _units(self):
-        with grpc.insecure_channel(f"unix://{self._node.root}/var/lib/kubelet/pod-resources/kubelet.sock") as channel:
-            call = channel.unary_unary(
-                "/v1.PodResourcesLister/List", ListPodResourcesRequest.SerializeToString, ListPodResourcesResponse.FromString
-            )
-            answer = call(ListPodResourcesRequest(), timeout=1)
-        for pod in answer.pod_resources:
+        for pod in self.pods_of_the_kubelet():
             for container in pod.containers:
                 for device in map(ContainerDevices.FromString, container.devices):
-                    if device.resource_name == self._resource:
+                    if device.resource_name == UNITS:
                         yield from device.device_ids
 
     def _api(self) -> int:
         with connect(self._node.cluster.kubeconfig) as api:
             pods = [pod for pod in api.pods("default") if pod.phase == "Running" and pod.node == NODE]
-        return sum(pod.requests.get(self._resource, 0) for pod in pods)
+        return sum(pod.requests.get(UNITS, 0) for pod in pods)
+
+
+class ClaimsWitness(Watcher):
+    """Mode dra, in bytes: what claims are allocated, what the driver has prepared, and what the kubelet says its pods hold.
+
+    ``twice`` are shares of a device that two claims have.
+
+    Attributes:
+        offered: Every sum that the ResourceSlices offered at a time.
+        longest_away: For how many seconds on end they offered nothing. A starting kubelet deletes the slices of its node.
+    """
+
+    def __init__(self, node: HurtNode):
+        super().__init__(node)
+        self.offered: set[int] = set()
+        self.longest_away = 0.0
+        self._away_since: float | None = None
+
+    def looks(self):
+        return (self._allocated, self._prepared, self._held)
+
+    def _allocated(self) -> int:
+        """Every claim that is allocated, whether its pod runs already or has ended just now: more than what is held."""
+        with connect(self._node.cluster.kubeconfig) as api:
+            slices = api.objects("resource.k8s.io/v1", "ResourceSlice")
+        devices = [device for each in slices if each["spec"]["driver"] == DRIVER for device in each["spec"]["devices"]]
+        offered = sum(int(parse_quantity(device["capacity"]["epc"]["value"])) for device in devices)
+        self.offered.add(offered)
+        self._away_since = None if offered else self._away_since or time.monotonic()
+        self.longest_away = max(self.longest_away, time.monotonic() - (self._away_since or time.monotonic()))
+        return sum(self._shares().values())
+
+    def _prepared(self) -> int:
+        text = (self._node.root / f"var/lib/kubelet/plugins/{DRIVER}/checkpoint.json").read_text()
+        devices = [device for claim in json.loads(text)["claims"].values() for device in claim["devices"]]
+        shares = Counter(device["share_id"] for device in devices)
+        self.twice |= {share for share, times in shares.items() if times > 1}
+        return sum(device.get("epc_bytes", 0) for device in devices)
+
+    def _held(self) -> int:
+        held = {
+            (claim.claim_namespace, claim.claim_name, one.share_id)
+            for pod in self.pods_of_the_kubelet()
+            for container in pod.containers
+            for claim in container.dynamic_resources
+            for one in claim.claim_resources
+            if one.driver_name == DRIVER
+        }
+        shares = self._shares()
+        # A claim that is gone by now had the size that all have here.
+        return sum(shares.get(share, CLAIM_BYTES) for *_, share in held)
+
+    def _shares(self) -> dict[str, int]:
+        with connect(self._node.cluster.kubeconfig) as api:
+            claims = api.objects("resource.k8s.io/v1", "ResourceClaim")
+        results = [
+            result
+            for claim in claims
+            for result in claim.get("status", {}).get("allocation", {}).get("devices", {}).get("results", [])
+            if result["driver"] == DRIVER
+        ]
+        shares = Counter(result["shareID"] for result in results)
+        self.twice |= {share for share, times in shares.items() if times > 1}
+        return {result["shareID"]: int(parse_quantity(result["consumedCapacity"]["epc"])) for result in results}
 
 
 def as_text(documents):
@@ -261,5 +406,10 @@ def hurt_node(shell, node_images):
 
 
 @pytest.fixture
-def witnessed():
-    return Witness
+def units_witness():
+    return UnitsWitness
+
+
+@pytest.fixture
+def claims_witness():
+    return ClaimsWitness

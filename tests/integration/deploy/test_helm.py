@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from kubenclave.install import DEFAULT_IMAGE, plan
-from kubenclave.install.limits import POLICY, VARIABLE
+from kubenclave.install.limits import VARIABLE
 from kubenclave.install.plan import DIALECTS, MODES
 from kubenclave.install.render import Words, render
 from kubenclave.local.places import places
@@ -69,12 +69,11 @@ def by_the_installer(mode, dialect, version, *, admission=True, image=IMAGE, arg
 
 
 def limits_as_values(documents):
-    """The map in the rule is JSON, which may be written in more than one way."""
+    """The map in the rules is JSON, which may be written in more than one way."""
     for document in documents:
-        if document["kind"] == "ValidatingAdmissionPolicy" and document["metadata"]["name"] == POLICY:
-            for variable in document["spec"]["variables"]:
-                if variable["name"] == VARIABLE:
-                    variable["expression"] = json.loads(variable["expression"])
+        for variable in document["spec"].get("variables", []) if document["kind"] == "ValidatingAdmissionPolicy" else []:
+            if variable["name"] == VARIABLE:
+                variable["expression"] = json.loads(variable["expression"])
     return documents
 
 

@@ -22,13 +22,13 @@ from kubenclave.node._generated.drahealth_grpc import DRAResourceHealthStub
 from kubenclave.node._generated.drahealth_pb2 import HEALTHY, UNHEALTHY, NodeWatchResourcesRequest
 from kubenclave.node._generated.pluginregistration_grpc import RegistrationStub
 from kubenclave.node._generated.pluginregistration_pb2 import InfoRequest, RegistrationStatus
+from kubenclave.node.dialect import DRIVER
 from kubenclave.node.dra import files
 from kubenclave.node.dra.cdi import CdiFolder
 from kubenclave.node.dra.checkpoint import Checkpoint
 from kubenclave.node.dra.driver import ClaimsDriver, Devices
 from kubenclave.node.dra.health import DevicesHealth
 from kubenclave.node.dra.registration import DriverSockets
-from kubenclave.node.dra.slices import DRIVER
 from kubenclave.node.handout import Handout
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio]
@@ -152,6 +152,15 @@ async def test_a_claim_gets_a_cdi_file_and_an_entry_and_the_kubelet_their_names(
     assert edits["env"] == ["SGX_AESM_ADDR=1"]
     assert [(mount["hostPath"], "ro" in mount["options"]) for mount in edits["mounts"]] == [("/var/run/aesmd", True)]
     assert set(node.checkpoint()["claims"]) == {UID}
+
+
+async def test_a_device_of_a_choice_is_told_under_the_request_that_containers_name(node):
+    node.api.allocate("epc", UID, "epc-numa0")
+    node.api.claims["epc"]["status"]["allocation"]["devices"]["results"][0]["request"] = "epc/small"
+
+    (device,) = (await node.prepare(("epc", UID)))[UID].devices
+
+    assert list(device.request_names) == ["epc"]
 
 
 async def test_the_provisioning_device_is_apart_from_the_enclaves_in_the_same_claim(node):

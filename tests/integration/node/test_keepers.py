@@ -7,11 +7,13 @@ import contextlib
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from kubenclave.errors import NotFound, Refused, Unreachable
 from kubenclave.node import keeper
+from kubenclave.node.dialect import DRIVER
 from kubenclave.node.dra.publisher import SlicePublisher
-from kubenclave.node.dra.slices import DRIVER, SLICES
+from kubenclave.node.dra.slices import SLICES
 from kubenclave.node.extended_resource import StatusKeeper
 from kubenclave.node.node_status import MARK
 
@@ -32,6 +34,7 @@ class StandInApi:
         self.slices = {}
         self.version = 1
         self.away = False
+        self.denies = False
         self.drops = ()
         self.knows_slices = True
         self.gets = 0
@@ -56,6 +59,8 @@ class StandInApi:
     def answer(self):
         if self.away:
             raise Unreachable("the API server is away")
+        if self.denies:
+            raise Refused("not allowed to get the Node", "ask the cluster's administrator for this right")
 
     async def get(self, path, selector=None):
         self.answer()
@@ -195,6 +200,90 @@ async def test_an_api_server_that_was_away_finds_the_bytes_written_and_nobody_wa
     await eventually(lambda: kept.settled)
     assert api.node["status"]["allocatable"][EPC] == "4096"
     assert seen.refusals == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "wishes"),
+    [(status_keeper, (4096, 8192)), (publisher, ([DEVICE], [DEVICE | {"name": "epc-other"}]))],
+    ids=["status", "slice"],
+)
+async def test_two_agents_with_different_settings_write_less_and_less_often_and_say_so(running, seen, kind, wishes):
+    api = StandInApi()
+    with capture_logs() as logs:
+        for wish in wishes:
+            running(kind(api, seen)).want(wish)
+        await asyncio.sleep(1.2)
+
+    # Each waits 0.02, 0.04 and so on, 0.64 s at the end: some 7 corrections, and what it wrote first.
+    assert 4 <= api.writes <= 20
+    assert [entry["event"] for entry in logs if "event" in entry and entry["event"] == "correction.undone"] == ["correction.undone"] * 2
+    assert seen.refusals == []
+
+
+async def test_a_slice_is_taken_away_while_somebody_else_offers_the_nodes_epc(running, seen):
+    api = StandInApi()
+    kept = running(publisher(api, seen))
+    kept.want([DEVICE])
+    await eventually(lambda: api.slices)
+
+    api.node["status"]["allocatable"]["openenclave.io/sgx_epc_MiB"] = "40"
+    kept.wake()
+    await eventually(lambda: not api.slices)
+    assert "openenclave.io" in seen.refusals[0].what
+
+    api.node["status"]["allocatable"]["openenclave.io/sgx_epc_MiB"] = "0"
+    await eventually(lambda: api.slices)
+
+
+async def test_a_slice_that_is_deleted_again_and_again_is_there_again_at_once_each_time(running, seen, monkeypatch):
+    """As by a kubelet that starts again and again."""
+    monkeypatch.setattr(keeper, "RETRY_SECONDS", 60.0)
+    api = StandInApi()
+    kept = running(publisher(api, seen))
+    kept.want([DEVICE])
+    await eventually(lambda: api.slices)
+
+    for _ in range(5):
+        api.slices.clear()
+        api.change()
+        await eventually(lambda: api.slices)
+
+
+async def test_a_server_that_says_no_for_a_moment_takes_nothing_back(running, seen):
+    api = StandInApi()
+    kept = running(status_keeper(api, seen))
+    kept.want(4096)
+    await eventually(lambda: kept.settled)
+
+    api.denies = True
+    api.change()
+    await eventually(lambda: not kept.settled)
+    api.denies = False
+    await eventually(lambda: kept.settled)
+
+    assert seen.refusals == []
+
+
+async def test_a_server_that_says_no_from_the_start_is_told_of(running, seen):
+    api = StandInApi()
+    api.denies = True
+    running(status_keeper(api, seen)).want(4096)
+
+    await eventually(lambda: seen.refusals)
+    assert "not allowed" in seen.refusals[0].what
+
+
+async def test_a_rival_that_comes_later_is_told_of_though_the_bytes_were_settled(running, seen):
+    api = StandInApi()
+    kept = running(status_keeper(api, seen))
+    kept.want(4096)
+    await eventually(lambda: kept.settled)
+
+    api.node["status"]["allocatable"]["openenclave.io/sgx_epc_MiB"] = "40"
+    api.change()
+
+    await eventually(lambda: seen.refusals)
+    assert "openenclave.io" in seen.refusals[0].what
 
 
 async def test_a_rival_is_told_once_and_not_written_over_until_it_is_gone(running, seen):

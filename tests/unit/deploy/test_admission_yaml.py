@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kubenclave.install.limits import POLICY, VARIABLE, largest_in
+from kubenclave.install.dra import CAPACITY, DRIVER
+from kubenclave.install.limits import CLAIMS, POLICY, VARIABLE, largest_in
 from kubenclave.install.objects import LABELS, NODE_LABEL
 from kubenclave.workload import dialects
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 DOCUMENTS = [
     document
-    for name in ("admission.yaml", "admission-mutating.yaml")
+    for name in ("admission.yaml", "admission-mutating.yaml", "admission-claims.yaml")
     for document in yaml.safe_load_all((DEPLOY / name).read_text())
     if document is not None
 ]
@@ -26,7 +27,11 @@ QUOTED_RESOURCE = re.compile(r'"([a-z.]+/[A-Za-z_]+)"')
 EPC = {dialect.resource for dialect in dialects()}
 COMPANIONS = {name for dialect in dialects() for name in dialect.companions}
 
-every_policy = pytest.mark.parametrize("policy", POLICIES, ids=[policy["metadata"]["name"] for policy in POLICIES])
+# That of claims never meets a pod.
+(OF_CLAIMS,) = [policy for policy in POLICIES if policy["metadata"]["name"] == "kubenclave-epc-claims"]
+OF_PODS = [policy for policy in POLICIES if policy is not OF_CLAIMS]
+
+every_policy = pytest.mark.parametrize("policy", OF_PODS, ids=[policy["metadata"]["name"] for policy in OF_PODS])
 
 
 def expressions(policy):
@@ -46,6 +51,8 @@ def test_a_rule_meets_only_pods_that_are_being_made_and_first_asks_whether_they_
     assert {(operation, resource) for rule in rules for operation in rule["operations"] for resource in rule["resources"]} <= {
         ("CREATE", "pods"),
         ("UPDATE", "pods/ephemeralcontainers"),
+        # That of ways to the device, where the spec changes.
+        *([("UPDATE", "pods")] if policy["metadata"]["name"] == "kubenclave-raw-sgx" else []),
     }
 
 
@@ -55,6 +62,7 @@ def test_a_match_condition_reads_nothing_that_may_be_missing_and_cannot_fail(pol
     (condition,) = policy["spec"]["matchConditions"]
     expression = condition["expression"]
     # What every pod has: spec.containers; of a node selector's expression, its key. The rest is reached through optionals.
+    expression = expression.replace("object.spec != oldObject.spec", "")
     plain = re.sub(r"object\.spec\.containers|(?<![.\w])e\.key|\bobject\.spec(?=\.\?)", "", expression)
 
     assert not re.search(r"quantity\(|params|\[\d|int\(", expression)
@@ -67,6 +75,30 @@ def test_a_rule_knows_the_resources_of_all_dialects_or_of_intels_alone(policy):
 
     assert named <= EPC | COMPANIONS
     assert named >= EPC or named == {"sgx.intel.com/epc", "sgx.intel.com/enclave"}
+
+
+def test_the_rule_of_claims_meets_only_new_claims_and_first_asks_whether_they_are_of_our_classes():
+    (rule,) = OF_CLAIMS["spec"]["matchConstraints"]["resourceRules"]
+    (condition,) = OF_CLAIMS["spec"]["matchConditions"]
+    documents = yaml.safe_load_all((DEPLOY / "node-agent-dra.yaml").read_text())
+    classes = {document["metadata"]["name"] for document in documents if document["kind"] == "DeviceClass"}
+    plain = re.sub(r"dyn\(object\)\.spec(?=\.\?|\))", "", condition["expression"])
+
+    assert OF_CLAIMS["spec"]["failurePolicy"] == "Fail"
+    assert (rule["apiGroups"], rule["operations"]) == (["resource.k8s.io"], ["CREATE"])
+    assert rule["resources"] == ["resourceclaims", "resourceclaimtemplates"]
+    assert set(re.findall(r'"([a-z.]+\.dev)"', condition["expression"])) == classes
+    assert not re.search(r"quantity\(|params|\[\d|int\(", plain)
+    assert not re.search(r"(?<![?\w])\.(?:spec|devices|requests|exactly|deviceClassName|firstAvailable)\b", plain)
+
+
+def test_the_rule_of_claims_counts_what_the_driver_counts():
+    variables = {variable["name"]: variable["expression"] for variable in OF_CLAIMS["spec"]["variables"]}
+
+    assert f'.?deviceClassName.orValue("") == "{DRIVER}"' in variables["epc"]
+    assert f'"{CAPACITY}" in w.?capacity.?requests.orValue({{}})' in variables["withoutAmount"]
+    assert f'"{CLAIMS}" in variables.largest' in variables["tooLarge"]
+    assert variables[VARIABLE] == "{}"
 
 
 def test_the_names_of_the_limits_are_those_of_the_dialects():

@@ -24,7 +24,11 @@ HOST = {
     "/var/lib/kubelet/pod-resources": ("/var/lib/kubelet/pod-resources", "Directory", True),
     f"/host/{Path(sysfs.SIMULATED_MARK).parent}": ("/run/kubenclave", "DirectoryOrCreate", True),
 }
-DEVICE_PLUGINS = {"/var/lib/kubelet/device-plugins": ("/var/lib/kubelet/device-plugins", "Directory", False)}
+DEVICE_PLUGINS = {
+    "/var/lib/kubelet/device-plugins": ("/var/lib/kubelet/device-plugins", "Directory", False),
+    # Only to see whether the driver of claims is served beside it.
+    "/var/lib/kubelet/plugins_registry": ("/var/lib/kubelet/plugins_registry", "Directory", True),
+}
 
 
 def objects_of(mode):
@@ -138,7 +142,7 @@ def test_events_may_be_made_and_not_read(mode, objects):
 
 
 def test_its_memory_is_bounded_and_it_is_not_the_first_to_be_evicted(pod, container):
-    assert container["resources"]["requests"] == {"cpu": "10m", "memory": "48Mi"}
+    assert container["resources"]["requests"] == {"cpu": "10m", "memory": "64Mi"}
     assert container["resources"]["limits"] == {"memory": "96Mi"}
     assert pod["priorityClassName"] == "system-node-critical"
 

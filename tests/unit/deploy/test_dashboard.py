@@ -15,6 +15,7 @@ from kubenclave.node.metrics import NAMES
 DASHBOARD = json.loads((Path(__file__).parents[3] / "deploy" / "grafana" / "kubenclave-epc.json").read_text())
 PANELS = DASHBOARD["panels"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
+GRID_COLUMNS = 24  # the width of every Grafana dashboard
 NAME = re.compile(r"\bkubenclave_[a-z_]+")
 
 
@@ -56,6 +57,39 @@ def test_every_panel_has_its_place_its_unit_and_a_word_of_explanation():
     for one, other in combinations([panel["gridPos"] for panel in PANELS], 2):
         apart = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
         assert apart or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+
+
+def test_it_has_what_grafana_asks_of_a_dashboard_that_is_imported():
+    """Grafana's schema for dashboards (kind/dashboard): what it fills in by itself is left out here."""
+    assert DASHBOARD["title"]
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,40}", DASHBOARD["uid"])
+    # None, so that importing never takes the place of another dashboard with that number.
+    assert DASHBOARD.get("id") is None
+    assert DASHBOARD["schemaVersion"] >= 36  # from there on a data source is named by its type and uid
+    for panel in PANELS:
+        assert panel["type"] in {"stat", "gauge", "timeseries", "table"}  # panels that come with Grafana
+        assert panel["title"]
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= GRID_COLUMNS
+        assert min(place["w"], place["h"]) > 0
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(set(references)) == len(references)
+        assert all(target["datasource"] == panel["datasource"] for target in panel["targets"])
+        # Lines in one picture are told apart by their legend.
+        assert panel["type"] != "timeseries" or all(target["legendFormat"] for target in panel["targets"])
+
+
+def test_its_variables_are_declared_before_they_are_used():
+    used = {name for text in [*QUERIES, json.dumps(DASHBOARD["templating"])] for name in re.findall(r"\$\{?([a-z][a-z_]*)", text)}
+    used |= {panel["datasource"]["uid"].strip("${}") for panel in PANELS}
+    (source, node) = DASHBOARD["templating"]["list"]
+
+    assert used - {"__rate_interval", "__all"} <= {source["name"], node["name"]}
+    assert (source["name"], source["type"], source["query"]) == ("datasource", "datasource", "prometheus")
+    assert (node["type"], node["datasource"]) == ("query", {"type": "prometheus", "uid": "${datasource}"})
+    # All nodes are chosen by an expression, so the queries match by expression.
+    assert node["includeAll"]
+    assert node["allValue"] == ".*"
 
 
 def test_the_limit_in_the_picture_is_the_kubelets():

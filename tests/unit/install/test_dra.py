@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kubenclave.errors import Unreachable
-from kubenclave.install.dra import DRIVER, held_in, offered_in
+from kubenclave.install.dra import DRIVER, claimable_in, held_in, offered_in
 from kubenclave.install.holders import Holder
 
 MIB = 1 << 20
@@ -29,6 +29,17 @@ def test_a_node_offers_the_sum_of_its_numa_nodes():
     )
 
     assert offered_in(slices) == {"sgx-1": 40 * MIB, "sgx-2": 4096}
+
+
+def test_one_request_can_have_what_the_largest_device_has():
+    slices = (
+        resource_slice(numa0="24Mi", numa1="16Mi"),
+        resource_slice("sgx-2", numa0="20Mi"),
+        resource_slice("x", "gpu.example", a="1Gi"),
+    )
+
+    assert claimable_in(slices) == 24 * MIB
+    assert claimable_in(()) == 0
 
 
 def test_a_device_without_epc_counts_nothing():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kubenclave.install.holders import Holder, holders
-from kubenclave.install.limits import largest, largest_in
+from kubenclave.install.limits import largest, largest_in, renewed, stale
 from kubenclave.install.objects import Resource
 from kubenclave.kube import Node, Pod
 
@@ -61,9 +61,33 @@ def test_what_is_held_by_claims_is_listed_with_the_rest():
 
 
 def test_the_limits_are_the_largest_node_of_each_dialect_that_is_offered():
-    assert largest([node("a", openenclave=40), node("b", openenclave=90), node("c")], RESOURCES) == {"openenclave": 90}
-    assert largest([node("a", openenclave=0), node("b")], RESOURCES) == {}
-    assert largest([], RESOURCES) == {}
+    assert largest([node("a", openenclave=40), node("b", openenclave=90), node("c")], RESOURCES, 0) == {"openenclave": 90}
+    assert largest([node("a", openenclave=0), node("b")], RESOURCES, 4096) == {"claims": 4096}
+    assert largest([], RESOURCES, 0) == {}
+
+
+@pytest.mark.parametrize(
+    ("known", "offered", "words"),
+    [
+        ({"openenclave": 40}, {"openenclave": 80}, "(openenclave 40, the nodes offer 80)"),
+        ({"openenclave": 40}, {"openenclave": 40, "claims": 4096}, "(claims none, the nodes offer 4096)"),
+        ({"intel": 1, "azure": 2}, {"intel": 3, "azure": 4}, "(intel 1, the nodes offer 3; azure 2, the nodes offer 4)"),
+    ],
+)
+def test_limits_of_another_time_are_told_with_both_numbers(known, offered, words):
+    assert stale(known, offered) == f"the admission rules judge by limits of another time {words}"
+
+
+@pytest.mark.parametrize(
+    ("known", "offered"),
+    [({"azure": 40}, {"azure": 40}), ({"azure": 80}, {"azure": 40}), ({}, {"azure": 40}), ({"azure": 40}, {}), ({}, {})],
+)
+def test_limits_that_hold_or_judge_nobody_are_not_told(known, offered):
+    assert stale(known, offered) == ""
+
+
+def test_the_rules_keep_the_most_of_each_dialect():
+    assert renewed({"azure": 90, "intel": 1}, {"azure": 40, "claims": 4096}) == {"azure": 90, "intel": 1, "claims": 4096}
 
 
 def policy(expression, name="kubenclave-epc-offered", variable="largest"):

@@ -59,6 +59,15 @@ def test_an_older_cluster_gets_what_it_can_have_and_what_is_lost_is_said(version
     assert all(sentence.startswith(start) for sentence, start in zip(decided.lost, lost, strict=True))
 
 
+def test_rules_for_claims_come_with_the_mode_that_has_claims():
+    assert plan("dra", None, version="v1.36.0", admission=True).files[1:] == (
+        "admission.yaml",
+        "admission-mutating.yaml",
+        "admission-claims.yaml",
+    )
+    assert plan("dra", None, version="v1.36.0", admission=False).files == ("node-agent-dra.yaml",)
+
+
 def test_without_admission_nothing_of_it_is_installed_or_missed():
     decided = plan(None, None, version="v1.29.9", admission=False)
 

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from kubenclave.errors import KubenclaveError
+from kubenclave.errors import KubenclaveError, Refused
+from kubenclave.install.daemon import arguments_of, image_of, offering
 from kubenclave.install.objects import Resource
 from kubenclave.install.plan import Plan
-from kubenclave.install.rollout import NodeOffer, Order, arguments_of, install, offering
-from kubenclave.kube import Node
+from kubenclave.install.rollout import NodeOffer, Order, install, strange_taints
+from kubenclave.kube import Node, Pod, Taint
 
 RESOURCES = (Resource(dialect="openenclave", name="openenclave.io/sgx_epc_MiB", unit_bytes=1 << 20),)
 PLAN = Plan(mode="device-plugin", dialect="openenclave", files=("agent.yaml", "rules.yaml"), lost=())
@@ -37,25 +40,46 @@ spec:
 """
 
 
+AGENT_POD = Pod(
+    name="agent",
+    namespace="kube-system",
+    uid="1",
+    labels={},
+    created_at=None,
+    phase="Running",
+    node="n",
+    unschedulable="",
+    reason="",
+    message="",
+    containers=(),
+    requests={},
+)
+
+
 class Cluster:
     """The few answers that an installation asks for; the node offers its units as soon as the agent is applied."""
 
-    def __init__(self, *, units, policies=()):
-        self.units, self.policies, self.applied = units, policies, []
+    def __init__(self, *, units, policies=(), installed=(), lame=False, agent_says=None):
+        self.units, self.policies, self.installed, self.lame, self.agent_says = units, policies, installed, lame, agent_says
+        self.applied = []
 
     def apply(self, documents):
         self.applied.append(list(documents))
         return tuple(f"{each['kind']} {each['metadata']['name']}" for each in documents)
 
     def pods(self, _namespace, _labels=None):
-        return ()
+        return (AGENT_POD,) if self.agent_says else ()
+
+    def ask_pod(self, _pod, _port, _path):
+        return f"kubenclave_epc_total_bytes {self.agent_says}\nkubenclave_epc_offered_bytes {self.agent_says}\n"
 
     def events(self, _about, _namespace):
         return ()
 
     def nodes(self):
         offered = {RESOURCES[0].name: self.units if self.applied else 0}
-        return (Node(name="n", resource_version="1", ready=True, labels={"tee": "sgx"}, taints=(), capacity=offered, allocatable=offered),)
+        good = Node(name="n", resource_version="1", ready=True, labels={"tee": "sgx"}, taints=(), capacity=offered, allocatable=offered)
+        return (good, replace(good, name="lame", capacity={}, allocatable={})) if self.lame else (good,)
 
     def objects(self, _version, kind, _labels=None):
         if kind == "ValidatingAdmissionPolicy" and not self.applied:
@@ -63,7 +87,7 @@ class Cluster:
         if kind == "DaemonSet" and self.applied:
             status = {"observedGeneration": 1, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberAvailable": 1}
             return ({"kind": kind, "apiVersion": "apps/v1", "metadata": {"name": "kubenclave-node", "generation": 1}, "status": status},)
-        return ()
+        return self.installed if kind == "DaemonSet" else ()
 
 
 @pytest.fixture
@@ -90,6 +114,55 @@ def test_the_rules_learn_what_the_nodes_offer_once_they_offer_it(deploy):
     assert [known(documents) for documents in cluster.applied] == ["{}", '{"openenclave": 40}']
 
 
+def test_the_rules_keep_the_most_that_was_ever_offered(deploy):
+    """A pool of large nodes that was scaled to zero grows by the very pod that only it could serve."""
+    before = {
+        "metadata": {"name": "kubenclave-epc-offered"},
+        "spec": {"variables": [{"name": "largest", "expression": '{"openenclave": 90}'}]},
+    }
+    cluster = Cluster(units=40, policies=[{**before, "apiVersion": "v1", "kind": "x"}])
+    run(cluster, deploy)
+
+    assert [known(documents) for documents in cluster.applied] == ['{"openenclave": 90}']
+
+
+def test_one_node_that_offers_nothing_does_not_keep_the_rules_from_knowing_of_the_others(deploy):
+    cluster = Cluster(units=40, lame=True)
+
+    with pytest.raises(KubenclaveError, match="on 1 of 2 SGX nodes"):
+        run(cluster, deploy)
+
+    assert known(cluster.applied[-1]) == '{"openenclave": 40}'
+
+
+def test_what_the_node_shows_of_the_agent_before_is_not_taken_for_the_new_ones(deploy, monkeypatch):
+    """The kubelet writes the new agent's units into the status a little later than that one is ready."""
+    cluster = Cluster(units=38, agent_says=40 << 20)
+    monkeypatch.setattr("kubenclave.install.waiting.time.sleep", lambda _: setattr(cluster, "units", 40))
+
+    assert run(cluster, deploy).nodes == (NodeOffer(node="n", epc_bytes=40 << 20),)
+
+
+def test_an_agent_that_runs_and_offers_nothing_beside_the_one_before_is_told_of_in_the_end(deploy):
+    """Such as with a reserve that leaves nothing: the node still shows what the agent before offers."""
+    cluster = Cluster(units=40, agent_says=1)
+
+    with pytest.raises(KubenclaveError, match="on 1 of 1 SGX nodes the agent does not offer EPC after"):
+        run(cluster, deploy)
+
+
+def test_the_taint_of_another_dialect_is_told(deploy):
+    taint = Taint(key="kubernetes.azure.com/sgx_epc_mem_in_MiB", value="true", effect="NoSchedule")
+    own, azure = RESOURCES[0], Resource(dialect="azure", name=taint.key, unit_bytes=1 << 20)
+    node = Node(name="n", resource_version="1", ready=True, labels={"tee": "sgx"}, taints=(taint,), capacity={}, allocatable={})
+
+    (told,) = strange_taints([node], own, (own, azure))
+    assert "kubectl taint nodes n kubernetes.azure.com/sgx_epc_mem_in_MiB-" in told
+    assert list(strange_taints([node], azure, (own, azure))) == []
+    # Pods with claims bring their toleration.
+    assert list(strange_taints([node], None, (own, azure))) == []
+
+
 def test_while_no_node_offers_any_the_rules_keep_what_they_knew(deploy):
     before = {"metadata": {"name": "kubenclave-epc-offered"}, "spec": {"variables": [{"name": "largest", "expression": '{"azure": 7}'}]}}
     cluster = Cluster(units=0, policies=[{**before, "apiVersion": "v1", "kind": "x"}])
@@ -98,6 +171,16 @@ def test_while_no_node_offers_any_the_rules_keep_what_they_knew(deploy):
         run(cluster, deploy)
 
     assert [known(documents) for documents in cluster.applied] == ['{"azure": 7}']
+
+
+def test_an_agent_that_somebody_else_manages_is_left_to_them(deploy):
+    helms = {"kind": "DaemonSet", "metadata": {"name": "kubenclave-node", "labels": {"app.kubernetes.io/managed-by": "Helm"}}}
+    cluster = Cluster(units=40, installed=[helms])
+
+    with pytest.raises(Refused, match="is managed by Helm"):
+        run(cluster, deploy)
+
+    assert cluster.applied == []
 
 
 @pytest.mark.parametrize(
@@ -114,8 +197,8 @@ def test_an_agents_arguments_tell_how_it_offers_epc(arguments, offers):
 
 
 def test_an_agent_of_any_form_has_arguments():
-    container = {"args": ["--mode=dra", 7]}
+    whole = {"spec": {"template": {"spec": {"containers": [{"args": ["--mode=dra", 7], "image": "i"}]}}}}
 
-    assert arguments_of({"spec": {"template": {"spec": {"containers": [container]}}}}) == ("--mode=dra", "7")
+    assert (arguments_of(whole), image_of(whole)) == (("--mode=dra", "7"), "i")
     for odd in ({}, {"spec": {}}, {"spec": {"template": {"spec": {"containers": []}}}}, {"spec": {"template": []}}):
         assert arguments_of(odd) == ()

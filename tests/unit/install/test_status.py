@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kubenclave.install.holders import Holder
 from kubenclave.install.metrics import POD_HELD, POD_MAPPED, SIMULATED, TOTAL, agent_view, samples
 from kubenclave.install.objects import Resource
-from kubenclave.install.status import PodEpc, Seen, rows
+from kubenclave.install.status import PodEpc, Seen, over_offered, renewal, rows
 from kubenclave.kube import Container, Node, Pod
 
 MIB = 1 << 20
@@ -96,6 +98,35 @@ def test_claims_are_shown_like_requests():
     (row,) = rows(seen(nodes=(node(),), slices={"sgx-1": 40 * MIB}, claimed=(held,), mode="dra"), RESOURCES)
 
     assert (row.offered_bytes, row.allocated_bytes, row.offered_as) == (40 * MIB, 4096, "resource claims")
+
+
+def daemon_set(arguments, *, image="kubenclave/node:local", manager="kubenclave"):
+    spec = {"template": {"spec": {"containers": [{"image": image, "args": [*arguments, "--host-root=/host"]}]}}}
+    return {"metadata": {"name": "kubenclave-node", "labels": {"app.kubernetes.io/managed-by": manager}}, "spec": spec}
+
+
+def test_epc_that_is_offered_twice_is_told():
+    view = replace(agent_view(METRICS), total_bytes=40 * MIB)
+    found = rows(seen(nodes=(node(amounts={NAME: 40}),), slices={"sgx-1": 40 * MIB}, views={"sgx-1": view}), RESOURCES)
+
+    (sentence,) = over_offered(found)
+    assert "node sgx-1 offers 83886080 bytes of EPC and has 41943040" in sentence
+    assert over_offered(rows(seen(nodes=(node(amounts={NAME: 40}),), views={"sgx-1": view}), RESOURCES)) == []
+
+
+def test_renewing_the_limits_changes_nothing_else_of_the_installation():
+    """Without its options, the command would install the agent of another mode."""
+    plain = daemon_set(["--mode=device-plugin", "--dialect=openenclave"])
+    full = daemon_set(["--mode=dra", "--dialect=", "--reserve=2Mi", "--provision", "--mapped", "--metrics-port=1"], image="r/n@sha256:0")
+
+    assert renewal(plain, {}) == "kubenclave node install --mode=device-plugin --dialect=openenclave"
+    assert renewal(full, {}) == "kubenclave node install --mode=dra --reserve=2Mi --provision --mapped --image=r/n@sha256:0"
+
+
+def test_the_limits_of_a_chart_are_renewed_by_its_values():
+    assert "--set largest.openenclave=80,largest.claims=4096" in renewal(
+        daemon_set([], manager="Helm"), {"openenclave": 80, "claims": 4096}
+    )
 
 
 def test_an_answer_that_says_nothing_of_epc_is_no_view():

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from kubenclave.errors import HostUnfit
+from kubenclave.node.dialect import DRIVER
 from kubenclave.node.dra.files import remove, write_whole
-from kubenclave.node.dra.slices import DRIVER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,8 @@ import msgspec
 
 from kubenclave.errors import Refused, Unreachable
 from kubenclave.kube import parse_quantity
-from kubenclave.node.dra.slices import CAPACITY, DRIVER
+from kubenclave.node.dialect import DRIVER
+from kubenclave.node.dra.slices import CAPACITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,7 +8,8 @@ import msgspec
 import structlog
 
 from kubenclave.errors import NotFound, Refused, Unreachable
-from kubenclave.node.dra.slices import DRIVER, SLICES, SliceView, check_stored, plan, read_slices
+from kubenclave.node.dialect import DRIVER
+from kubenclave.node.dra.slices import SLICES, SliceView, check_stored, plan, read_slices
 from kubenclave.node.keeper import Keeper
 from kubenclave.node.node_status import check_alone, view_of
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from kubenclave.kube import Document
     from kubenclave.kube.in_cluster import InCluster
     from kubenclave.node.dra.slices import SliceList
+    from kubenclave.node.node_status import NodeView
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -46,7 +48,7 @@ class SlicePublisher(Keeper):
             return found.metadata.resource_version
         node = view_of(await self._api.get(f"api/v1/nodes/{self._node_name}"))
         if self._devices:
-            check_alone(node, "")
+            await self._make_sure_alone(node, found)
         devices = self._devices
         wanted = plan(found.items, node, devices)
         for name in wanted.delete:
@@ -60,6 +62,19 @@ class SlicePublisher(Keeper):
             # Changes of one's own are read once more rather than waited for and mistaken for another's.
             return (await self._list()).metadata.resource_version
         return found.metadata.resource_version
+
+    async def _make_sure_alone(self, node: NodeView, found: SliceList) -> None:
+        """Take the slices away as long as somebody else offers this node's EPC.
+
+        Raises:
+            Refused: Somebody does.
+        """
+        try:
+            check_alone(node, "")
+        except Refused:
+            for own in found.items:
+                await self._delete(own.metadata.name)
+            raise
 
     def _watched(self) -> tuple[str, Mapping[str, str]]:
         return SLICES, self._selector

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
 import structlog
 from grpclib.server import Server
 
-from kubenclave.errors import KubenclaveError, NotFound, Refused, UsageError
+from kubenclave.errors import KubenclaveError, Refused
 from kubenclave.node._generated.pluginregistration_grpc import RegistrationBase
 from kubenclave.node._generated.pluginregistration_pb2 import PluginInfo, RegistrationStatusResponse
-from kubenclave.node.dra.slices import DRIVER
-from kubenclave.node.kubelet import MAX_SOCKET_PATH_BYTES, identity, listen, release, remove_stale
+from kubenclave.node.dialect import DRIVER
+from kubenclave.node.kubelet import check_folder, identity, listen, release, remove_stale
 from kubenclave.node.problems import Problems
 
 if TYPE_CHECKING:
@@ -87,8 +86,8 @@ class DriverSockets:
         instance = f"-{pod_uid}" if pod_uid else ""
         self._driver_path = driver_dir / f"dra{instance}.sock"
         self._registry_path = registry_dir / f"{DRIVER}{instance}-reg.sock"
-        for path in (self._driver_path, self._registry_path):
-            _check(path)
+        check_folder(self._driver_path, "DRA drivers", "--driver-dir")
+        check_folder(self._registry_path, "DRA drivers", "--registry-dir")
         self.registrar = Registrar(self._driver_path)
         self._served = ((self._driver_path, list(services)), (self._registry_path, [self.registrar]))
         self._open: list[tuple[Path, FileIdentity, Server]] = []
@@ -131,16 +130,3 @@ class DriverSockets:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_STOP_SECONDS):
                     await server.wait_closed()
-
-
-def _check(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise NotFound(
-            f"there is no folder {path.parent}, where the kubelet meets its DRA drivers",
-            hint="mount it from the host, or name it with --registry-dir or --driver-dir",
-        )
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-        raise UsageError(
-            f"the socket's path {path} is longer than the {MAX_SOCKET_PATH_BYTES} bytes Linux allows",
-            hint="give --registry-dir and --driver-dir shorter paths",
-        )

@@ -13,6 +13,7 @@ import msgspec
 
 from kubenclave.errors import KubenclaveError, Refused, Unreachable
 from kubenclave.kube import parse_quantity
+from kubenclave.node.dialect import DRIVER
 from kubenclave.node.inventory import PAGE_BYTES
 
 if TYPE_CHECKING:
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from kubenclave.node.inventory import Inventory, NumaEpc
     from kubenclave.node.node_status import NodeView
 
-# Not a domain that this project has registered; it follows the form that Kubernetes asks of driver names.
-DRIVER = "epc.kubenclave.dev"
 # Asked for without the driver's name: the qualified one is not understood by 1.37.0 (kubernetes/kubernetes pull request 142202).
 CAPACITY = "epc"
 PROVISION_DEVICE = "provision"

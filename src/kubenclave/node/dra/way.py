@@ -9,13 +9,14 @@ import structlog
 
 from kubenclave.kube.in_cluster import own_service_account
 from kubenclave.node.announce import Announcer
+from kubenclave.node.dialect import DRIVER
 from kubenclave.node.dra.cdi import CdiFolder
 from kubenclave.node.dra.checkpoint import Checkpoint
 from kubenclave.node.dra.driver import ClaimsDriver, Devices
 from kubenclave.node.dra.health import DevicesHealth
 from kubenclave.node.dra.publisher import SlicePublisher
 from kubenclave.node.dra.registration import DriverSockets
-from kubenclave.node.dra.slices import DRIVER, PROVISION_DEVICE, device_name, devices_of
+from kubenclave.node.dra.slices import PROVISION_DEVICE, device_name, devices_of
 from kubenclave.node.handout import enclave_handout, provision_handout
 from kubenclave.node.holdings import UNKNOWN_NODE, held_claims
 from kubenclave.node.metrics import Figures
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from kubenclave.node.holdings import Holding
     from kubenclave.node.inventory import Inventory
     from kubenclave.node.settings import Settings
+
+# How soon somebody is seen who came later and offers this node's EPC under a resource's name.
+_LOOK_AGAIN_SECONDS = 60.0
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
@@ -48,8 +52,9 @@ class ClaimsWay:
             driver_dir=settings.driver_dir,
             pod_uid=settings.pod_uid,
         )
-        self._publisher = SlicePublisher(self._api, settings.node_name, on_settled=self._say_offer, on_refused=self._announcer.hindered)
+        self._publisher = SlicePublisher(self._api, settings.node_name, on_settled=self._say_offer, on_refused=self._refused)
         self._inventory: Inventory | None = None
+        self._hindered = False
 
     @property
     def ready(self) -> bool:
@@ -60,7 +65,7 @@ class ClaimsWay:
     def figures(self) -> Figures:
         """What was counted; a registration says nothing of which kubelet it is."""
         return Figures(
-            offered=self._inventory,
+            offered=None if self._hindered else self._inventory,
             ready=self.ready,
             allocations=self._driver.prepared,
             registrations=self._sockets.registrar.registrations,
@@ -122,6 +127,7 @@ class ClaimsWay:
                 group.create_task(self._sockets.run())
                 group.create_task(self._publisher.run())
                 group.create_task(self._driver.keep_swept())
+                group.create_task(self._look_again())
         finally:
             await self._api.close()
 
@@ -131,7 +137,18 @@ class ClaimsWay:
         handouts = {device_name(node): enclave for node in inventory.numa}
         return handouts if provision is None else handouts | {PROVISION_DEVICE: provision}
 
+    async def _look_again(self) -> None:
+        """Have the Node looked at again and again: the publisher is told of changes of its slices, not of the Node's."""
+        while True:
+            await asyncio.sleep(_LOOK_AGAIN_SECONDS)
+            self._publisher.wake()
+
+    def _refused(self, problem: KubenclaveError) -> None:
+        self._hindered = True
+        self._announcer.hindered(problem)
+
     def _say_offer(self) -> None:
+        self._hindered = False
         inventory = self._inventory
         if inventory is None:
             return

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from kubenclave.errors import Refused, Unreachable
+from kubenclave.node.dialect import DRIVER
 from kubenclave.node.dra.claims import Allotment, ClaimName, allotments, check_name, is_allocated
-from kubenclave.node.dra.slices import DRIVER
 
 UID = "0a1b2c3d-0000-4000-8000-000000000001"
 CLAIM = ClaimName(namespace="default", name="epc", uid=UID)

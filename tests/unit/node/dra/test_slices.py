@@ -5,7 +5,8 @@ import copy
 import pytest
 
 from kubenclave.errors import Refused, Unreachable
-from kubenclave.node.dra.slices import DRIVER, check_stored, devices_of, plan, read_slices
+from kubenclave.node.dialect import DRIVER
+from kubenclave.node.dra.slices import check_stored, devices_of, plan, read_slices
 from kubenclave.node.inventory import Inventory, NumaEpc, Source
 from kubenclave.node.node_status import view_of
 from kubenclave.node.processor import SgxFeatures
