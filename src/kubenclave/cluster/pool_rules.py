@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from kubenclave.cluster.findings import Finding
+from kubenclave.cluster.recommend import LEAST_CORES
 from kubenclave.cluster.sizes import known_size
 from kubenclave.cluster.spec import Mode
 
@@ -20,7 +21,6 @@ _LABELS_PAGE = "azure-aks-docs use-labels.md (2024-06-10)"
 _RESERVED_PREFIXES = ("kubernetes.azure.com/", "kubernetes.io/")
 _RESERVED_LABELS = frozenset({"node.kubernetes.io/instance-type", "topology.kubernetes.io/region", "topology.kubernetes.io/zone"})
 _MIN_SYSTEM_CORES = 4
-_MIN_CORES = 2
 _BURSTABLE = re.compile(r"standard_b[0-9]", re.IGNORECASE)
 
 
@@ -85,7 +85,7 @@ def _size(pool: Pool) -> Iterator[Finding]:
         )
     size = known_size(pool.vm_size)
     system = pool.mode is Mode.SYSTEM
-    if size is not None and size.cores < _MIN_CORES:
+    if size is not None and size.cores < LEAST_CORES:
         yield Finding(
             about=about,
             what=f"{size.name} has one vCPU, and AKS may refuse it",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # What AKS gives a node by default with Azure CNI (AKSNodeClass documentation, maxPods); other network plugins allow more.
 DEFAULT_MAX_PODS = 30
+# VM sizes with fewer CPUs may not be used with AKS (azure-aks-docs quotas-skus-regions.md, 2024-01-12), though some have been.
+LEAST_CORES = 2
 # An allowance for the daemon sets that AKS itself puts on a node. Estimated, not measured: `kubectl get pods -A -o wide` tells.
 SYSTEM_PODS = 10
 
@@ -39,6 +41,8 @@ class Fit:
 
 def recommend(sizes: Iterable[VmSize], *, epc_bytes: int, pods: int, today: date, max_pods: int = DEFAULT_MAX_PODS) -> tuple[Fit, ...]:
     """Return the sizes that can hold the pods, best first: fewest cores, then fewest nodes, then by name.
+
+    Sizes with fewer than LEAST_CORES come last.
 
     Sizes without SGX, those that are retired on this day and those whose EPC no document says are left out. Only EPC and the number of
     pods are weighed: what the pods need of cores and memory is not known here.
@@ -72,7 +76,7 @@ def recommend(sizes: Iterable[VmSize], *, epc_bytes: int, pods: int, today: date
             f"no VM size with SGX offers {epc_bytes} bytes of EPC to one pod: the largest has {largest}",
             "make the enclave smaller, or use a TDX or SEV-SNP node, which protects a whole VM",
         )
-    return tuple(sorted(fits, key=lambda fit: (fit.cores, fit.nodes, fit.size.name)))
+    return tuple(sorted(fits, key=lambda fit: (fit.size.cores < LEAST_CORES, fit.cores, fit.nodes, fit.size.name)))
 
 
 def _fit(size: VmSize, size_epc_bytes: int, epc_bytes: int, pods: int, max_pods: int) -> Fit:

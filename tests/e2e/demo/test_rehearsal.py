@@ -35,7 +35,7 @@ def test_the_guide_runs_on_a_cluster_made_by_way_of_a_simulated_azure_and_leaves
 
     cluster = {each["what"]: each["value"] for each in result["steps"][0]["observations"]}
     assert "simulated" in cluster["Azure"]
-    assert "Standard_DC1s_v3" in cluster["pool sgx"]
+    assert "Standard_DC2s_v3" in cluster["pool sgx"]
     assert cluster["node sgx-1"] == "Ready"
     job = next(step for step in result["steps"] if "Job" in step["title"])
     assert any(each["value"] == "Hello world from the enclave" for each in job["observations"])

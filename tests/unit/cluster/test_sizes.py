@@ -129,8 +129,13 @@ def test_a_size_stands_as_its_notice_says_on_that_day(name, day, expected):
 
 def test_twelve_pods_of_40_mib_fit_one_node_of_the_smallest_size_that_is_not_retired():
     best = recommend(vm_sizes(), epc_bytes=40 * MIB, pods=12, today=TODAY)[0]
-    assert (best.size.name, best.nodes, best.cores) == ("Standard_DC1ds_v3", 1, 1)
-    assert best.spare_epc_bytes == 4 * GIB - 12 * 40 * MIB
+    assert (best.size.name, best.nodes, best.cores) == ("Standard_DC2ds_v3", 1, 2)
+    assert best.spare_epc_bytes == 8 * GIB - 12 * 40 * MIB
+
+
+def test_a_size_with_one_vcpu_comes_last_as_aks_may_refuse_it():
+    names = [fit.size.name for fit in recommend(vm_sizes(), epc_bytes=MIB, pods=1, today=TODAY)]
+    assert names[-2:] == ["Standard_DC1ds_v3", "Standard_DC1s_v3"]
 
 
 def test_retired_sizes_are_not_recommended():

@@ -43,8 +43,8 @@ SPEC = ClusterSpec(
     group="sconaksg",
     location="uksouth",
     pools=(
-        Pool(name="system", vm_size="Standard_D2s_v5", mode=Mode.SYSTEM),
-        Pool(name="sgx", vm_size="Standard_DC1s_v3"),
+        Pool(name="system", vm_size="Standard_D4s_v5", mode=Mode.SYSTEM),
+        Pool(name="sgx", vm_size="Standard_DC2s_v3"),
     ),
 )
 _OPERATION_SECONDS = 2.0
