@@ -36,8 +36,12 @@ integration: setup-test tools kubernetes
 fuzz: $(INSTALLED) ## The parsers' fuzz tests, for longer
 	@$(BIN)/pytest tests/unit/sgx/test_fuzz.py --hypothesis-profile fuzz
 
+# The tests of `local` look at the whole machine and run alone. The others mostly wait, so those of the nodes run beside the rest.
 e2e: setup-test kubernetes ## The real local cluster; needs root
-	@$(BIN)/pytest tests/e2e
+	@$(BIN)/pytest tests/e2e/local
+	@mkdir -p build; $(BIN)/pytest tests/e2e/node >build/e2e-node.log 2>&1 & node=$$!; trap "kill $$node" INT TERM; \
+	  $(BIN)/pytest tests/e2e --ignore tests/e2e/local --ignore tests/e2e/node; rest=$$?; \
+	  wait $$node; nodes=$$?; cat build/e2e-node.log; exit $$((rest + nodes))
 
 bench: setup-test kubernetes ## Figures, each beside its baseline in the same run
 	@$(BIN)/pytest tests/bench -s

@@ -14,6 +14,8 @@ from kubenclave.errors import UsageError
 
 if TYPE_CHECKING:
     from kubenclave.install import Resource
+    from kubenclave.kube import Node
+    from kubenclave.workload import Dialect
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +37,31 @@ def prepare(  # noqa: D417 - the options shared by several commands are describe
     context: ContextOption = None,
     output: OutputOption = "table",
 ) -> None:
-    """Label a node as an SGX node, for the node agent, and taint it, so that ordinary pods stay off.
+    """Label a node as an SGX node, for the node agent, and taint it, so that ordinary pods stay off; it takes another dialect's taint away.
 
     Args:
         node: Name of the node.
-        dialect: How the node offers EPC: intel, azure, openenclave or alibaba. Without this: what the node offers, else openenclave.
+        dialect: How the node offers EPC: intel, azure, openenclave or alibaba. Without this: as the node offers it or
+            is tainted already, else openenclave.
     """
     from kubenclave import kube, workload  # noqa: PLC0415 - bring the API client, which --help does not need
 
     wanted = workload.dialect_of(dialect) if dialect is not None else None
     with connect(kubeconfig, context) as cluster:
-        chosen = wanted or workload.dialect_for(cluster.node(node))
+        chosen = wanted or _usual_dialect(cluster.node(node))
         taint = kube.Taint(key=chosen.taint_key, value=workload.TAINT_VALUE, effect=workload.TAINT_EFFECT)
-        changed = cluster.label_and_taint(node, workload.NODE_LABEL, taint)
-    label = "=".join(workload.NODE_LABEL)
-    show(Prepared(node=node, label=label, taint=f"{taint.key}={taint.value}:{taint.effect}", changed=changed), output=output)
+        of_dialects = [dialect.taint_key for dialect in workload.dialects()]
+        changed = cluster.label_and_taint(node, workload.NODE_LABEL, taint, instead_of=of_dialects)
+    show(Prepared(node=node, label="=".join(workload.NODE_LABEL), taint=str(taint), changed=changed), output=output)
+
+
+def _usual_dialect(node: Node) -> Dialect:
+    """Return the dialect of what a node offers; of a taint that it has, while it offers nothing; else the guide's."""
+    from kubenclave import workload  # noqa: PLC0415 - brings the API client, which --help does not need
+
+    keys = {taint.key for taint in node.taints if taint.effect == workload.TAINT_EFFECT}
+    tainted = next((dialect for dialect in workload.dialects() if dialect.taint_key in keys), None)
+    return tainted if tainted and not workload.offers_of([node]) else workload.dialect_for(node)
 
 
 def install(  # noqa: D417 - the options shared by several commands are described by their annotations
@@ -62,6 +74,7 @@ def install(  # noqa: D417 - the options shared by several commands are describe
     aesm: Annotated[bool | None, Parameter(negative="--no-aesm")] = None,
     legacy_paths: Annotated[bool | None, Parameter(negative="--no-legacy-paths")] = None,
     mapped: Annotated[bool | None, Parameter(negative="--no-mapped")] = None,
+    toleration: Annotated[tuple[str, ...] | None, Parameter(negative="--no-toleration")] = None,
     admission: Annotated[bool, Parameter(negative="--no-admission")] = True,
     timeout_seconds: float = 120,
     kubeconfig: KubeconfigOption = None,
@@ -81,6 +94,8 @@ def install(  # noqa: D417 - the options shared by several commands are describe
         aesm: Mount the host's AESM socket into containers that are given EPC.
         legacy_paths: Show the devices under /dev/sgx/ as well, where programs of before Linux 5.11 look for them.
         mapped: Let the agent see what containers map of the device. It then has the capability SYS_PTRACE and sees the host's processes.
+        toleration: A taint of the SGX nodes that the agent tolerates, and by the rules every pod that asks for EPC, such as
+            sku=sgx:NoSchedule; without a value, every value. For several taints, give it several times: those given replace those before.
         admission: Rules for pods that ask for EPC, evaluated by the API server itself.
         timeout_seconds: How long to wait for the nodes. What was applied stays when the time is over.
     """
@@ -98,16 +113,21 @@ def install(  # noqa: D417 - the options shared by several commands are describe
         aesm=aesm,
         legacy_paths=legacy_paths,
         mapped=mapped,
+        tolerations=None if toleration is None else tuple(map(installer.parse_toleration, toleration)),
     )
     with connect(kubeconfig, context) as cluster:
-        wanted = said.over(installer.current(cluster))
+        wanted = said.over(installer.current(cluster, _resources()))
         chosen = installer.plan(wanted.mode or None, wanted.dialect or None, version=cluster.version, admission=admission)
         for sentence in chosen.lost:
             say(f"this is Kubernetes {cluster.version}: {sentence}")
         if wanted.command != said.command:
             say(f"what is installed already stays as it is: {wanted.command}")
         order = installer.Order(
-            plan=chosen, image=wanted.image or installer.DEFAULT_IMAGE, arguments=wanted.arguments, mapped=bool(wanted.mapped)
+            plan=chosen,
+            image=wanted.image or installer.DEFAULT_IMAGE,
+            arguments=wanted.arguments,
+            mapped=bool(wanted.mapped),
+            tolerations=wanted.tolerations or (),
         )
         with step("installing the node agent") as report:
             installed = installer.install(cluster, project_file("deploy"), order, _resources(), report, timeout_seconds=timeout_seconds)

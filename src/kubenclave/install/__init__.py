@@ -3,8 +3,8 @@
 Works from outside the cluster, through ``kubenclave.kube``. The agent itself is a program of its own (room ``node``) and is not imported
 here, nor is this room part of its image.
 
-Decides (pure): ``options``, ``plan``, ``render``, ``diagnose``, ``limits``, ``holders``, ``metrics``. Talks to the API server: ``daemon``,
-``rollout``, ``waiting``, ``removal``, ``status``.
+Decides (pure): ``options``, ``plan``, ``render``, ``diagnose``, ``tolerations``, ``limits``, ``holders``, ``metrics``. Talks to the API
+server: ``daemon``, ``rollout``, ``waiting``, ``removal``, ``status``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from kubenclave.install.removal import Removed, uninstall
 from kubenclave.install.render import DEFAULT_IMAGE
 from kubenclave.install.rollout import Installed, NodeOffer, Order, install
 from kubenclave.install.status import NodeEpc, PodEpc, Status, status
+from kubenclave.install.tolerations import parse_toleration
 
 __all__ = [
     "DEFAULT_IMAGE",
@@ -34,6 +35,7 @@ __all__ = [
     "Status",
     "current",
     "install",
+    "parse_toleration",
     "plan",
     "status",
     "uninstall",

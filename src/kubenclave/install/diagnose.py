@@ -6,16 +6,16 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from kubenclave.install.tolerations import untolerated
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from kubenclave.install.tolerations import Toleration
     from kubenclave.kube import Container, Event, Node, Pod
 
 # Reasons of the kubelet for an image that is not there (pkg/kubelet/images/types.go).
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"})
-# Taints by which Kubernetes itself marks nodes; a DaemonSet's pods tolerate those that pass (DaemonSet documentation).
-_OWN_TAINTS = "node.kubernetes.io/"
-_KEEPS_OFF = frozenset({"NoSchedule", "NoExecute"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +53,13 @@ class _Reason:
     sure: bool = False
 
 
-def diagnose(node: Node, evidence: Evidence, *, tolerated: Collection[str], image: str) -> Finding:
+def diagnose(node: Node, evidence: Evidence, *, tolerated: Collection[Toleration], image: str) -> Finding:
     """Return the first reason on the way from the node to its EPC.
 
     Args:
         node: A node that is labelled as an SGX node and offers no EPC.
         evidence: What is known of its agent.
-        tolerated: Keys of the taints that the agent tolerates.
+        tolerated: What the agent tolerates.
         image: The agent's image.
     """
     if not node.ready:
@@ -71,14 +71,14 @@ def diagnose(node: Node, evidence: Evidence, *, tolerated: Collection[str], imag
     return Finding(node=node.name, what=reason.what, hint=reason.hint, sure=reason.sure)
 
 
-def _without_pod(node: Node, events: Sequence[Event], tolerated: Collection[str]) -> _Reason:
-    strange = [
-        f"{taint.key}={taint.value}:{taint.effect}"
-        for taint in node.taints
-        if taint.effect in _KEEPS_OFF and taint.key not in tolerated and not taint.key.startswith(_OWN_TAINTS)
-    ]
+def _without_pod(node: Node, events: Sequence[Event], tolerated: Collection[Toleration]) -> _Reason:
+    strange = untolerated(node.taints, tolerated)
     if strange:
-        return _Reason(what=f"the agent does not tolerate the node's taint {', '.join(strange)}", hint="take it from the node", sure=True)
+        return _Reason(
+            what=f"the agent does not tolerate the node's taint {', '.join(map(str, strange))}",
+            hint=f"take it from the node, or have it tolerated: {' '.join(f'--toleration={taint}' for taint in strange)}",
+            sure=True,
+        )
     warning = _last_warning(events)
     if warning:
         return _Reason(what=f"the agent has no pod there: {warning}", hint="change what refuses it", sure=True)

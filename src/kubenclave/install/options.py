@@ -13,6 +13,8 @@ from kubenclave.install.render import DEFAULT_IMAGE
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from kubenclave.install.tolerations import Toleration
+
 # As the agent reads it (kubenclave.node, --reserve); a test compares.
 _SIZE = re.compile(r"(?P<number>[0-9]{1,19})(?P<unit>Ki|Mi|Gi)?")
 _SHIFT = {None: 0, "Ki": 10, "Mi": 20, "Gi": 30}
@@ -21,7 +23,7 @@ _PAGE_BYTES = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Options of an installation; None or empty where nothing was said.
+    """Options of an installation; None or, of a text, empty where nothing was said.
 
     Raises:
         UsageError: The reserve is not a size in whole pages.
@@ -35,6 +37,7 @@ class Options:
     aesm: bool | None = None
     legacy_paths: bool | None = None
     mapped: bool | None = None
+    tolerations: tuple[Toleration, ...] | None = None
 
     def __post_init__(self) -> None:
         match = _SIZE.fullmatch(self.reserve or "0")
@@ -54,7 +57,9 @@ class Options:
         """The command line of such an installation."""
         offered = [f"--{name}={value}" for name, value in (("mode", self.mode), ("dialect", self.dialect)) if value]
         image = [f"--image={self.image}"] if self.image not in {"", DEFAULT_IMAGE} else []
-        return shlex.join(["kubenclave", "node", "install", *offered, *self.arguments, *(["--mapped"] if self.mapped else []), *image])
+        tolerations = [f"--toleration={toleration}" for toleration in self.tolerations or ()]
+        mapped = ["--mapped"] if self.mapped else []
+        return shlex.join(["kubenclave", "node", "install", *offered, *self.arguments, *mapped, *tolerations, *image])
 
     def over(self, installed: Options) -> Options:
         """Return these options, with what is installed in the places of those about which nothing was said."""
@@ -69,11 +74,12 @@ class Options:
             aesm=_said(self.aesm, installed.aesm),
             legacy_paths=_said(self.legacy_paths, installed.legacy_paths),
             mapped=_said(self.mapped, installed.mapped),
+            tolerations=installed.tolerations if self.tolerations is None else self.tolerations,
         )
 
 
-def installed_options(arguments: Sequence[str], image: str) -> Options:
-    """Read the options of an installation from its agent's arguments and image."""
+def installed_options(arguments: Sequence[str], image: str, tolerations: tuple[Toleration, ...] = ()) -> Options:
+    """Read the options of an installation from its agent's arguments and image, and what it tolerates besides the dialects' taints."""
     values = dict(word.removeprefix("--").split("=", 1) for word in arguments if word.startswith("--") and "=" in word)
     words = set(arguments)
     reserve = values.get("reserve", "")
@@ -86,6 +92,7 @@ def installed_options(arguments: Sequence[str], image: str) -> Options:
         aesm="--aesm" in words,
         legacy_paths="--legacy-paths" in words,
         mapped="--mapped" in words,
+        tolerations=tolerations,
     )
 
 

@@ -16,6 +16,7 @@ from kubenclave.kube import documents_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kubenclave.install.tolerations import Toleration
     from kubenclave.kube import Document
 
 DEFAULT_IMAGE = "kubenclave/node:local"
@@ -24,6 +25,10 @@ _IMAGE = f"image: {DEFAULT_IMAGE}\n"
 _DIALECT = "--dialect=openenclave\n"
 # Nothing else in the rules is an empty map.
 _LARGEST = "expression: '{}'\n"
+# Nor an empty list.
+_FURTHER = "expression: '[]'\n"
+# Before the tolerations that every agent has.
+_TOLERATIONS = "      tolerations:\n"
 # The last argument in every agent's YAML; further ones follow it.
 _LAST_ARGUMENT = "            - --host-root=/host\n"
 # What the agent needs to see what the processes of containers map: the capability, and the host's processes and log names, read-only.
@@ -56,6 +61,7 @@ class Words:
         arguments: Further arguments of the agent.
         mapped: Whether the agent looks at what containers map of the device, which takes a capability and the host's processes.
         largest: For the admission rules: by dialect, the most units that one node has.
+        tolerations: What agent and EPC pods tolerate besides the dialects' taints.
     """
 
     image: str
@@ -63,6 +69,7 @@ class Words:
     arguments: tuple[str, ...] = ()
     mapped: bool = False
     largest: Mapping[str, int] = field(default_factory=dict)
+    tolerations: tuple[Toleration, ...] = ()
 
 
 def render(text: str, source: str, words: Words) -> tuple[Document, ...]:
@@ -80,6 +87,7 @@ def render(text: str, source: str, words: Words) -> tuple[Document, ...]:
     if "kind: DaemonSet\n" in text:
         text = _agent(text, source, words)
     text = text.replace(_LARGEST, f"expression: '{json.dumps(dict(words.largest))}'\n")
+    text = text.replace(_FURTHER, f"expression: '{json.dumps([toleration.document for toleration in words.tolerations])}'\n")
     return documents_of(text, source)
 
 
@@ -88,6 +96,8 @@ def _agent(text: str, source: str, words: Words) -> str:
     arguments = [*words.arguments, *(["--mapped"] if words.mapped else [])]
     more = [(_LAST_ARGUMENT, "".join(f"            - {json.dumps(argument)}\n" for argument in arguments))]
     more += _MAPPED if words.mapped else ()
+    if words.tolerations:
+        more.append((_TOLERATIONS, "".join(f"        - {json.dumps(toleration.document)}\n" for toleration in words.tolerations)))
     for word in (_IMAGE, *(place for place, _ in more)):
         if text.count(word) != 1:
             raise KubenclaveError(f"{source} does not hold {word.strip()!r} once", "restore the file from the repository")

@@ -14,6 +14,7 @@ from kubenclave.install.limits import largest, largest_in, renewed
 from kubenclave.install.objects import EPC_MARK, LABELS, MARKED_RESOURCE, NAME, NODE_LABEL, OWN_MANAGER, managed_by
 from kubenclave.install.removal import end_offer, remove_others, take_back
 from kubenclave.install.render import Words, render
+from kubenclave.install.tolerations import Toleration, untolerated
 from kubenclave.install.waiting import Rollout
 from kubenclave.kube import name_of
 
@@ -63,12 +64,14 @@ class Order:
         image: The agent's image.
         arguments: Further arguments of the agent.
         mapped: Whether the agent looks at what containers map of the device.
+        tolerations: What agent and EPC pods tolerate besides the dialects' taints.
     """
 
     plan: Plan
     image: str
     arguments: tuple[str, ...] = ()
     mapped: bool = False
+    tolerations: tuple[Toleration, ...] = ()
 
 
 def install(
@@ -112,7 +115,7 @@ def install(
         applied=applied,
         removed=ended + removed,
         nodes=tuple(NodeOffer(node=node, epc_bytes=epc_bytes) for node, epc_bytes in sorted(offered.items())),
-        findings=tuple(strange_taints(cluster.nodes(), own, resources)),
+        findings=tuple(strange_taints(cluster.nodes(), own, resources, order.tolerations)),
     )
 
 
@@ -121,21 +124,26 @@ def _renew(cluster: Cluster, texts: Mapping[str, str], order: Order, known: dict
         cluster.apply(_documents(texts, order, now))
 
 
-def strange_taints(nodes: Sequence[Node], own: Resource | None, resources: Sequence[Resource]) -> Iterator[str]:
-    """Say which nodes carry the taint of another dialect, which pods of this one do not tolerate. Pure.
+def strange_taints(
+    nodes: Sequence[Node], own: Resource | None, resources: Sequence[Resource], further: Sequence[Toleration]
+) -> Iterator[str]:
+    """Say which SGX nodes carry taints that the rules have no pod tolerate that asks for EPC: such pods stay Pending. Pure.
 
-    In every dialect the taint's key is the resource's name. Pods with claims bring their toleration, whichever it is.
+    In every dialect the taint's key is the resource's name. Pods with claims bring their tolerations, whichever it takes.
     """
     if own is None:
         return
-    others = {resource.name for resource in resources if resource is not own}
+    dialects = {resource.name: resource.dialect for resource in resources}
+    tolerated = (Toleration(key=own.name, value=None, effect="NoSchedule"), *further)
     for node in nodes:
-        for taint in node.taints:
-            if taint.key in others and node.labels.get(NODE_LABEL[0]) == NODE_LABEL[1]:
-                yield (
-                    f"node {node.name} carries the taint {taint.key} of another dialect, which pods that ask for {own.name} do not "
-                    f"tolerate: kubectl taint nodes {node.name} {taint.key}-"
-                )
+        if node.labels.get(NODE_LABEL[0]) != NODE_LABEL[1]:
+            continue
+        for taint in untolerated(node.taints, tolerated):
+            start = f"node {node.name} carries the taint {taint}, which pods that ask for {own.name} do not tolerate"
+            if taint.key in dialects and taint.effect == "NoSchedule":
+                yield f"{start}: kubenclave node prepare {node.name} --dialect {own.dialect}"
+            else:
+                yield f"{start}: have them tolerate it (--toleration={taint}, with Helm the value tolerations), or take it from the node"
 
 
 def _end_another_offer(cluster: Cluster, plan: Plan, resources: Sequence[Resource], report: Report) -> tuple[str, ...]:
@@ -223,5 +231,12 @@ def _texts(deploy: Path, plan: Plan) -> dict[str, str]:
 
 
 def _documents(texts: Mapping[str, str], order: Order, known: Mapping[str, int]) -> tuple[Document, ...]:
-    words = Words(image=order.image, dialect=order.plan.dialect, arguments=order.arguments, mapped=order.mapped, largest=known)
+    words = Words(
+        image=order.image,
+        dialect=order.plan.dialect,
+        arguments=order.arguments,
+        mapped=order.mapped,
+        largest=known,
+        tolerations=order.tolerations,
+    )
     return tuple(document for name, text in texts.items() for document in render(text, name, words))

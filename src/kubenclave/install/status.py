@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 from kubenclave.errors import Refused
 from kubenclave.install import dra
-from kubenclave.install.daemon import arguments_of, asked, daemon_set, image_of, offering
+from kubenclave.install.daemon import answers, arguments_of, daemon_set, further_tolerations, offering, options_of
 from kubenclave.install.holders import holders
 from kubenclave.install.limits import stale
 from kubenclave.install.objects import NAMESPACE, NODE_LABEL, OWN_MANAGER, POD_LABELS, managed_by
-from kubenclave.install.options import Options, installed_options
-from kubenclave.install.rollout import largest_known, largest_now
+from kubenclave.install.options import Options
+from kubenclave.install.rollout import largest_known, largest_now, strange_taints
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from kubenclave.install.holders import Holder
     from kubenclave.install.metrics import AgentView
@@ -58,7 +58,7 @@ class NodeEpc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """All that was read of a cluster."""
+    """All that was read of a cluster; ``views`` by node, and in ``silent`` the names of the agents' pods that did not answer."""
 
     nodes: Sequence[Node]
     pods: Sequence[Pod]
@@ -67,6 +67,7 @@ class Seen:
     slices: Mapping[str, int]
     claimed: Sequence[Holder]
     views: Mapping[str, AgentView]
+    silent: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,22 +86,31 @@ def status(cluster: Cluster, resources: Sequence[Resource]) -> Status:
         Refused: It does not let these credentials read nodes or pods.
     """
     installed = daemon_set(cluster)
-    agents = cluster.pods(NAMESPACE, POD_LABELS)
+    # The youngest agent of a node comes last, so that its view counts.
+    agents = sorted(cluster.pods(NAMESPACE, POD_LABELS), key=lambda pod: str(pod.created_at))
+    said = answers(cluster, [pod for pod in agents if pod.node and _runs(pod)])
+    nodes = cluster.nodes()
     seen = Seen(
-        nodes=cluster.nodes(),
+        nodes=nodes,
         pods=cluster.pods("*"),
         agents=agents,
         mode=" ".join(offering(arguments_of(installed))).strip() if installed else "",
         slices=dra.offered(cluster),
         claimed=dra.holdings(cluster),
-        views={pod.node: view for pod in agents if pod.node and (view := asked(cluster, pod))},
+        views={pod.node: view for pod in agents if pod.name in said and (view := said[pod.name].view)},
+        silent=frozenset(name for name, answer in said.items() if answer.silent),
     )
     found = rows(seen, resources)
-    return Status(nodes=found, findings=_findings(cluster, resources, installed, found))
+    findings = (*over_offered(found), *_taints(nodes, installed, resources), *_stale_limits(cluster, resources, installed))
+    return Status(nodes=found, findings=findings)
 
 
-def _findings(cluster: Cluster, resources: Sequence[Resource], installed: Document | None, found: Sequence[NodeEpc]) -> tuple[str, ...]:
-    return (*over_offered(found), *_stale_limits(cluster, resources, installed))
+def _taints(nodes: Sequence[Node], installed: Document | None, resources: Sequence[Resource]) -> Iterator[str]:
+    if installed is None:
+        return
+    _, dialect = offering(arguments_of(installed))
+    own = next((resource for resource in resources if resource.dialect == dialect), None)
+    yield from strange_taints(nodes, own, resources, further_tolerations(installed, resources))
 
 
 def over_offered(found: Sequence[NodeEpc]) -> list[str]:
@@ -119,15 +129,15 @@ def _stale_limits(cluster: Cluster, resources: Sequence[Resource], installed: Do
     except Refused:
         return []  # whoever may not read rules is not told of them
     sentence = stale(known, now)
-    return [f"{sentence}; renew them: {renewal(installed, now) if installed else Options().command}"] if sentence else []
+    return [f"{sentence}; renew them: {renewal(installed, now, resources) if installed else Options().command}"] if sentence else []
 
 
-def renewal(installed: Document, largest: Mapping[str, int]) -> str:
+def renewal(installed: Document, largest: Mapping[str, int], resources: Sequence[Resource]) -> str:
     """Return the command that brings an installation's rules up to date and changes nothing else of it. Pure."""
     if managed_by(installed) != OWN_MANAGER:
         values = ",".join(f"largest.{dialect}={units}" for dialect, units in largest.items())
         return f"helm upgrade --reuse-values --set {values}, or however it was installed"
-    return installed_options(arguments_of(installed), image_of(installed)).command
+    return options_of(installed, resources).command
 
 
 def rows(seen: Seen, resources: Sequence[Resource]) -> tuple[NodeEpc, ...]:
@@ -154,7 +164,7 @@ def _row(node: Node, seen: Seen, resources: Sequence[Resource], holding: Sequenc
         offered_bytes=offered,
         allocated_bytes=sum(holder.epc_bytes for holder in here),
         offered_as=", ".join(names) or "nothing",
-        agent=_agent(agent, seen.mode),
+        agent=_agent(agent, seen),
         pods=_pods(here, view),
     )
 
@@ -189,9 +199,20 @@ def _sgx(node: Node, view: AgentView | None, offered_bytes: int) -> str:
     return "yes, says a label" if any(node.labels.get(label) == "true" for label in _FOUND_LABELS) else "unknown"
 
 
-def _agent(pod: Pod | None, mode: str) -> str:
-    if pod is None:
-        return "no pod"
+def _agent(pod: Pod | None, seen: Seen) -> str:
+    state = "no pod" if pod is None else _state(pod, seen)
+    return f"{seen.mode}: {state}" if seen.mode and pod is not None else state
+
+
+def _state(pod: Pod, seen: Seen) -> str:
     container = next(iter(pod.containers), None)
-    state = pod.phase if container is None or container.state == "running" else container.reason or container.state
-    return f"{mode}: {state}" if mode else state
+    if container is not None and container.state != "running":
+        return container.reason or container.state
+    if not _runs(pod):
+        return pod.phase
+    problems = [*([] if pod.ready else ["not ready"]), *(["does not answer"] if pod.name in seen.silent else [])]
+    return ", ".join(problems) or pod.phase
+
+
+def _runs(pod: Pod) -> bool:
+    return pod.phase == "Running" and any(container.state == "running" for container in pod.containers)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kubenclave.errors import KubenclaveError, NotFound
 from kubenclave.install import dra
-from kubenclave.install.daemon import asked, at, daemon_set
+from kubenclave.install.daemon import answers, at, daemon_set, tolerations_of
 from kubenclave.install.diagnose import Evidence, Finding, diagnose
 from kubenclave.install.objects import NAME, NAMESPACE, NODE_LABEL, POD_LABELS
 
@@ -36,8 +36,7 @@ class Rollout:
         self._resource = resource
         self._image = image
         agent = next(document for document in documents if document["kind"] == "DaemonSet")
-        tolerations = at(agent, "spec", "template", "spec", "tolerations")
-        self._tolerated = [str(entry["key"]) for entry in tolerations] if isinstance(tolerations, list) else []
+        self._tolerated = tolerations_of(agent)
 
     def wait(self, report: Report, timeout_seconds: float) -> dict[str, int]:
         """Return the EPC that each SGX node offers, as soon as all do."""
@@ -85,14 +84,15 @@ class Rollout:
 
     def _agreed(self, nodes: Sequence[Node], offered: Mapping[str, int]) -> bool:
         """Tell whether the nodes show what their new agents offer, and no longer what those before them did."""
-        pods = self._cluster.pods(NAMESPACE, POD_LABELS)
-        return all(self._agrees(_youngest(pods, node), offered[node.name]) for node in nodes)
+        return not self._disagreeing(self._cluster.pods(NAMESPACE, POD_LABELS), nodes, offered)
 
-    def _agrees(self, pod: Pod | None, offered_bytes: int) -> bool:
-        """Tell whether an agent offers what its node shows; of one that does not answer, what the node shows is believed."""
-        view = asked(self._cluster, pod) if pod else None
+    def _disagreeing(self, pods: Sequence[Pod], nodes: Sequence[Node], offered: Mapping[str, int]) -> set[str]:
+        """Return the nodes that show something else than their agents offer; where one does not answer, what the node shows is believed."""
+        youngest = {node.name: pod for node in nodes if (pod := _youngest(pods, node)) is not None and pod.node}
+        said = answers(self._cluster, list(youngest.values()))
+        views = {node: view for node, pod in youngest.items() if (view := said[pod.name].view) is not None}
         rest_bytes = self._resource.unit_bytes if self._resource else _ROUNDED_BYTES
-        return view is None or 0 <= view.offered_bytes - offered_bytes < rest_bytes
+        return {node for node, view in views.items() if not 0 <= view.offered_bytes - offered.get(node, 0) < rest_bytes}
 
     def _findings(self, nodes: Sequence[Node], offered: Mapping[str, int], *, all_new: bool, over: bool) -> list[Finding]:
         """Say for each node what it waits for: EPC, or a new agent in the place of one that still offers it.
@@ -100,11 +100,11 @@ class Rollout:
         A new agent that runs is not spoken of before the time is ``over``: it may be ready in a moment.
         """
         pods = self._cluster.pods(NAMESPACE, POD_LABELS)
+        disagreeing = self._disagreeing(pods, nodes, offered) if over else set()
         found = []
         for node in nodes:
             pod = _youngest(pods, node)
-            shown = offered.get(node.name, 0)
-            if not shown or (not all_new and not _runs(pod)) or (over and not self._agrees(pod, shown)):
+            if not offered.get(node.name, 0) or (not all_new and not _runs(pod)) or node.name in disagreeing:
                 evidence = self._evidence(pod)
                 found.append(diagnose(node, evidence, tolerated=self._tolerated, image=self._image))
         return found

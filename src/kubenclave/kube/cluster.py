@@ -20,18 +20,20 @@ from kubenclave.kube import config as kubeconfig
 from kubenclave.kube.documents import Document, reference
 from kubenclave.kube.first_use import LOCK, prepare
 from kubenclave.kube.follow import awaited, follow, follow_log
+from kubenclave.kube.preparing import preparation
 from kubenclave.kube.streams import CONNECT_SECONDS, Streams
 from kubenclave.kube.translate import translated
 from kubenclave.kube.values import Event, Job, Node, Pod, Taint, event_of, job_of, node_of, pod_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from pathlib import Path
 
     from lightkube.config.kubeconfig import SingleConfig
     from lightkube.core.resource import Resource
 
+    from kubenclave.kube.preparing import Preparation
     from kubenclave.kube.streams import LogLine
 
 FIELD_MANAGER = "kubenclave"
@@ -184,27 +186,24 @@ class Cluster:
         with self._doing(f"get node {name}"):
             return node_of(self._client.get(core_v1.Node, name))
 
-    def label_and_taint(self, name: str, label: tuple[str, str], taint: Taint) -> tuple[str, ...]:
-        """Give a node a label and a taint where it lacks them; return what was changed, in words.
+    def label_and_taint(self, name: str, label: tuple[str, str], taint: Taint, *, instead_of: Collection[str] = ()) -> tuple[str, ...]:
+        """Give a node a label and a taint where it lacks them, in the place of taints of other keys; return what was changed, in words.
 
-        A taint of the same key and effect is left as it is, whatever its value.
+        Args:
+            name: The node's.
+            label: Key and value.
+            taint: One of the same key and effect is left as it is, whatever its value.
+            instead_of: Keys of taints that this one replaces, where they have its effect.
 
         Raises:
             NotFound: There is no such node.
             Refused: The label is there with another value, or the user may not change nodes.
         """
-        key, value = label
         for _ in range(_CONFLICT_TRIES):
             node = self.node(name)
-            if node.labels.get(key, value) != value:
-                raise Refused(f"node {name} has the label {key}={node.labels[key]}, not {value}", f"remove the label {key} if it is wrong")
-            labelled = key in node.labels
-            tainted = any((other.key, other.effect) == (taint.key, taint.effect) for other in node.taints)
-            if labelled and tainted:
-                return ()
-            if self._patch_node(node, {} if labelled else {key: value}, () if tainted else (taint,)):
-                changes = [] if labelled else [f"label {key}={value}"]
-                return (*changes, *([] if tainted else [f"taint {taint.key}={taint.value}:{taint.effect}"]))
+            change = preparation(node, label, taint, instead_of)
+            if not change.words or self._patch_node(node, change):
+                return change.words
         raise KubenclaveError(f"node {name} is being changed by others all the time", "run the same command again")
 
     def withdraw(self, node: str, resource: str, annotation: str) -> None:
@@ -218,13 +217,13 @@ class Cluster:
         with self._doing(f"take {resource} from node {node}"):
             self._client.patch(core_v1.NodeStatus, node, gone, patch_type=PatchType.MERGE)
 
-    def _patch_node(self, node: Node, labels: Mapping[str, str], taints: tuple[Taint, ...]) -> bool:
+    def _patch_node(self, node: Node, change: Preparation) -> bool:
         """Patch a node if it is still as it was read; say whether it was."""
         with self._doing(f"change node {node.name}"):
-            metadata: dict[str, object] = {"resourceVersion": node.resource_version, "labels": dict(labels)}
+            metadata: dict[str, object] = {"resourceVersion": node.resource_version, "labels": dict(change.labels)}
             patch: dict[str, object] = {"metadata": metadata}
-            if taints:
-                patch["spec"] = {"taints": [{"key": t.key, "value": t.value, "effect": t.effect} for t in (*node.taints, *taints)]}
+            if change.taints is not None:
+                patch["spec"] = {"taints": [{"key": each.key, "value": each.value, "effect": each.effect} for each in change.taints]}
             try:
                 self._client.patch(core_v1.Node, node.name, patch, patch_type=PatchType.MERGE)
             except ApiError as exc:
@@ -271,15 +270,16 @@ class Cluster:
             return self._streams.log_tail(pod.namespace, pod.name, container, lines=lines, previous=previous)
         return ()
 
-    def ask_pod(self, pod: Pod, port: int, path: str) -> str:
-        """Return what a pod's web server answers, asked by the API server (its ``proxy`` of pods).
+    def ask_pod(self, pod: Pod, port: int, path: str, *, timeout_seconds: float = CONNECT_SECONDS) -> str:
+        """Return what a pod's web server answers, asked by the API server (its ``proxy`` of pods). Several threads may ask at a time.
 
         Raises:
             NotFound: The pod or the path is not there.
-            Unreachable: The pod does not answer, or with more than a few megabytes.
+            Refused: These credentials may not ask pods.
+            Unreachable: The pod does not answer in time, or with more than a few megabytes.
         """
         with self._doing(f"ask pod {pod.name} for {path}"):
-            return self._streams.ask_pod(pod.namespace, pod.name, port, path)
+            return self._streams.ask_pod(pod.namespace, pod.name, port, path, timeout_seconds)
 
     def follow_pods(
         self, *, namespace: str | None = None, labels: Mapping[str, str] | None = None, timeout_seconds: float

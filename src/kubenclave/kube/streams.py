@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
+from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx2
@@ -125,18 +127,21 @@ class Streams:
         parameters |= {"previous": "true"} if previous else {}
         return tuple(self._whole(f"api/v1/namespaces/{namespace}/pods/{pod}/log", parameters).splitlines())
 
-    def ask_pod(self, namespace: str, pod: str, port: int, path: str) -> str:
-        """Return what a pod's web server answers to a GET."""
-        return self._whole(f"api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path.lstrip('/')}", {})
+    def ask_pod(self, namespace: str, pod: str, port: int, path: str, timeout_seconds: float) -> str:
+        """Return what a pod's web server answers to a GET; each step may take the time, and so may all pieces together."""
+        path = f"api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path.lstrip('/')}"
+        return self._whole(path, {}, step_seconds=timeout_seconds, until=monotonic() + timeout_seconds)
 
-    def _whole(self, path: str, parameters: Mapping[str, str]) -> str:
-        with self._http.stream("GET", path, params=dict(parameters), timeout=CONNECT_SECONDS) as response:
+    def _whole(self, path: str, parameters: Mapping[str, str], *, step_seconds: float = CONNECT_SECONDS, until: float = inf) -> str:
+        with self._http.stream("GET", path, params=dict(parameters), timeout=step_seconds) as response:
             _raise_for_status(response)
             answer = bytearray()
             for chunk in response.iter_bytes():
                 answer += chunk
                 if len(answer) > LARGEST_ANSWER_BYTES:
                     raise ValueError(f"more than {LARGEST_ANSWER_BYTES} bytes")
+                if monotonic() > until:
+                    raise httpx2.ReadTimeout("the answer trickles in for too long")
             return answer.decode("utf-8", errors="replace")
 
 

@@ -24,11 +24,14 @@ _LONGEST_MESSAGE = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taint:
-    """A node's taint; ``effect`` is ``NoSchedule``, ``PreferNoSchedule`` or ``NoExecute``."""
+    """A node's taint; ``effect`` is ``NoSchedule``, ``PreferNoSchedule`` or ``NoExecute``. As text it is what ``kubectl taint`` takes."""
 
     key: str
     value: str
     effect: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value}:{self.effect}" if self.value else f"{self.key}:{self.effect}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +68,7 @@ class Container:
 class Pod:
     """A pod; ``unschedulable`` is the scheduler's sentence while it finds no node, else empty.
 
-    ``requests`` is what the scheduler sets aside for it, by resource, in whole units rounded down.
+    ``requests`` is what the scheduler sets aside for it, by resource, in whole units rounded down. ``ready`` is the kubelet's condition.
     """
 
     name: str
@@ -80,6 +83,7 @@ class Pod:
     message: str
     containers: tuple[Container, ...]
     requests: Mapping[str, int] = field(default_factory=dict)
+    ready: bool = False
 
     @property
     def finished(self) -> bool:
@@ -152,6 +156,7 @@ def pod_of(pod: core_v1.Pod) -> Pod:
         message=_message(status.message if status else None),
         containers=tuple(_container_of(state) for state in states),
         requests=_requests_of(pod.spec) if pod.spec else {},
+        ready=any(condition.type == "Ready" and condition.status == "True" for condition in conditions),
     )
 
 

@@ -94,36 +94,6 @@ def limits(api):
 # --- what is added -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("resource", [OPENENCLAVE, AZURE, ALIBABA, INTEL])
-def test_the_toleration_of_the_dialect_is_added(api, resource):
-    amount = "10Mi" if resource == INTEL else "10"
-
-    assert tolerated(api.admits(asking(**{resource: amount}))) == [exists(resource)]
-
-
-def test_an_init_container_that_asks_is_enough(api):
-    assert tolerated(api.admits(pod(initContainers=[container("init", limits={OPENENCLAVE: "10"})]))) == [exists(OPENENCLAVE)]
-
-
-def test_tolerations_of_the_pods_own_are_kept_and_come_first(api):
-    other = {"key": "spot", "operator": "Exists"}
-
-    assert tolerated(api.admits(pod(container(limits={OPENENCLAVE: "10"}), tolerations=[other]))) == [other, exists(OPENENCLAVE)]
-
-
-@pytest.mark.parametrize(
-    "own",
-    [
-        exists(OPENENCLAVE),
-        {"key": OPENENCLAVE, "operator": "Exists"},
-        {"key": OPENENCLAVE, "operator": "Equal", "value": "true", "effect": "NoSchedule"},
-        {"operator": "Exists"},
-    ],
-)
-def test_a_pod_that_tolerates_already_is_left_as_it_is(api, own):
-    assert tolerated(api.admits(pod(container(limits={OPENENCLAVE: "10"}), tolerations=[own]))) == [own]
-
-
 def test_in_intels_dialect_each_asking_container_gets_the_device_once_and_no_other_does(api):
     spec = api.admits(
         pod(

@@ -120,7 +120,7 @@ def bare(shell, images):
 
 @pytest.fixture
 def admin(bare):
-    bare.ok("prepare", NODE)
+    bare.ok("prepare", NODE, "--dialect", "openenclave")
     yield bare
     # While the driver is there: without it the kubelet cannot end a pod with a claim.
     bare.cluster.kubectl("delete", "pod", "--all", "--namespace", "default", "--force", "--grace-period=0")

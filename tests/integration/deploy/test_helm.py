@@ -16,6 +16,7 @@ from kubenclave.install import DEFAULT_IMAGE, plan
 from kubenclave.install.limits import VARIABLE
 from kubenclave.install.plan import DIALECTS, MODES
 from kubenclave.install.render import Words, render
+from kubenclave.install.tolerations import parse_toleration
 from kubenclave.local.places import places
 
 pytestmark = pytest.mark.integration
@@ -24,6 +25,7 @@ DEPLOY = Path(__file__).parents[3] / "deploy"
 GO_MOD = Path(__file__).parents[2] / "tools" / "helm" / "go.mod"
 HELM_VERSION = re.compile(r"helm\.sh/helm/v4 v([0-9.]+)")
 IMAGE = "registry.example/kubenclave/node@sha256:" + "a" * 64
+TOLERATIONS = ("sku=sgx:NoSchedule", "spot:NoExecute")
 OFFERS = [(mode, dialect) for mode in MODES for dialect in DIALECTS[mode] or ("",)]
 VERSIONS = ("1.29.3", "1.35.2", "1.37.2")
 # Where a mode cannot be had both refuse, which is another test's sentence.
@@ -62,17 +64,18 @@ def in_order(documents):
     return sorted((document for document in documents if document is not None), key=lambda each: (each["kind"], each["metadata"]["name"]))
 
 
-def by_the_installer(mode, dialect, version, *, admission=True, image=IMAGE, arguments=(), mapped=False, largest=None):
+def by_the_installer(mode, dialect, version, *, admission=True, image=IMAGE, arguments=(), mapped=False, largest=None, tolerations=()):
     chosen = plan(mode, dialect or None, version=version, admission=admission)
-    words = Words(image=image, dialect=chosen.dialect, arguments=arguments, mapped=mapped, largest=largest or {})
+    further = tuple(map(parse_toleration, tolerations))
+    words = Words(image=image, dialect=chosen.dialect, arguments=arguments, mapped=mapped, largest=largest or {}, tolerations=further)
     return in_order(document for name in chosen.files for document in render((DEPLOY / name).read_text(), name, words))
 
 
 def limits_as_values(documents):
     """The map in the rules is JSON, which may be written in more than one way."""
     for document in documents:
-        for variable in document["spec"].get("variables", []) if document["kind"] == "ValidatingAdmissionPolicy" else []:
-            if variable["name"] == VARIABLE:
+        for variable in document["spec"].get("variables", []) if document["kind"].endswith("AdmissionPolicy") else []:
+            if variable["name"] in {VARIABLE, "further"}:
                 variable["expression"] = json.loads(variable["expression"])
     return documents
 
@@ -89,6 +92,7 @@ def test_the_chart_and_the_installer_make_the_same_objects(template, offer, vers
     chart = template(
         f"--set=image={IMAGE},mode={mode},dialect={dialect},admission={str(admission).lower()}",
         "--set=mapped=true,arguments={--reserve=2Mi},largest.openenclave=262144,largest.intel=274877906944",
+        f"--set-json=tolerations={json.dumps([parse_toleration(text).document for text in TOLERATIONS])}",
         version=version,
     )
 
@@ -99,6 +103,7 @@ def test_the_chart_and_the_installer_make_the_same_objects(template, offer, vers
         admission=admission,
         arguments=("--reserve=2Mi",),
         mapped=True,
+        tolerations=TOLERATIONS,
         largest={"openenclave": 262144, "intel": 274877906944},
     )
     assert limits_as_values(chart) == limits_as_values(managed_by_helm(ours))
@@ -130,6 +135,8 @@ def test_helm_finds_nothing_to_complain_about(helm, mode, dialect):
         (["--namespace", "kube-system", "--set=mode=extended-resource", "--kube-version=1.29.0"], "needs Kubernetes 1.30 or newer"),
         (["--namespace", "kube-system", "--set=imgae=x"], "imgae"),
         (["--namespace", "kube-system", "--set=largest.openenclave=many"], "largest"),
+        (["--namespace", "kube-system", '--set-json=tolerations=[{"key": "sku", "operator": "Exists"}]'], "effect"),
+        (["--namespace", "kube-system", "--set=tolerations={sku=sgx:NoSchedule}"], "tolerations"),
     ],
 )
 def test_the_chart_refuses_what_cannot_work_in_words(helm, arguments, sentence):

@@ -182,6 +182,41 @@ def test_a_server_that_is_no_kubernetes_is_said_to_be_none(control_plane, tmp_pa
         thread.join()
 
 
+class Trickling(http.server.BaseHTTPRequestHandler):
+    """An API server that gives its version, and of everything else a byte now and then."""
+
+    def do_GET(self):
+        version = b'{"gitVersion": "v1.37.2"}'
+        self.send_response(200)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            if self.path == "/version":
+                self.wfile.write(version)
+                return
+            for _ in range(100):
+                self.wfile.write(b"x")
+                time.sleep(0.05)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_pod_that_answers_a_byte_at_a_time_is_not_waited_for_longer_than_one_that_is_silent(control_plane, tmp_path, cluster, namespace):
+    cluster.apply([pod("slow", namespace)])
+    slow = cluster.pod("slow", namespace)
+    other = tmp_path / "kubeconfig"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trickling) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        other.write_text(control_plane.admin.read_text().replace(control_plane.server, f"http://127.0.0.1:{server.server_port}"))
+        began = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            stack.callback(server.shutdown)
+            trickling = stack.enter_context(kube.connect(other))
+            with pytest.raises(Unreachable, match="did not answer in time"):
+                trickling.ask_pod(slow, 9120, "metrics", timeout_seconds=0.5)
+            assert time.monotonic() - began < 2
+
+
 def test_a_node_is_labelled_and_tainted_once_and_keeps_what_it_had(cluster, raw, make_node):
     make_node("sgx-a", {"openenclave.io/sgx_epc_MiB": "40"})
     other = {"key": "example.test/other", "value": "x", "effect": "NoExecute"}
@@ -195,6 +230,21 @@ def test_a_node_is_labelled_and_tainted_once_and_keeps_what_it_had(cluster, raw,
     assert {taint.key for taint in node.taints} == {"example.test/other", TAINT.key}
     assert node.allocatable["openenclave.io/sgx_epc_MiB"] == 40
     assert node.ready
+
+
+def test_the_taint_of_another_dialect_is_exchanged_in_one_step(cluster, raw, make_node):
+    make_node("sgx-b2", {})
+    taints = [{"key": key, "value": "true", "effect": "NoSchedule"} for key in ("kubernetes.azure.com/sgx_epc_mem_in_MiB", "sku")]
+    raw.patch(core_v1.Node, "sgx-b2", {"spec": {"taints": taints}}, patch_type=PatchType.MERGE)
+    keys = ["kubernetes.azure.com/sgx_epc_mem_in_MiB", TAINT.key]
+
+    assert cluster.label_and_taint("sgx-b2", LABEL, TAINT, instead_of=keys) == (
+        "label tee=sgx",
+        "taint openenclave.io/sgx_epc_MiB=true:NoSchedule",
+        "no longer taint kubernetes.azure.com/sgx_epc_mem_in_MiB=true:NoSchedule",
+    )
+    assert {taint.key for taint in cluster.node("sgx-b2").taints} == {"sku", TAINT.key}
+    assert cluster.label_and_taint("sgx-b2", LABEL, TAINT, instead_of=keys) == ()
 
 
 def test_a_label_with_another_value_is_not_overwritten(cluster, raw, make_node):

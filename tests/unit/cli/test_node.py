@@ -8,6 +8,8 @@ import pytest
 
 from kubenclave import install as installer
 from kubenclave.cli import main
+from kubenclave.kube import Node, Taint
+from kubenclave.kube.preparing import preparation
 from kubenclave.workload import dialects
 
 
@@ -33,7 +35,7 @@ def ordered(monkeypatch):
         yield SimpleNamespace(version="v1.35.2")
 
     monkeypatch.setattr(installer, "install", install)
-    monkeypatch.setattr(installer, "current", lambda _cluster: installer.Options())
+    monkeypatch.setattr(installer, "current", lambda _cluster, _resources: installer.Options())
     monkeypatch.setattr("kubenclave.cli.node.connect", connect)
     return orders
 
@@ -77,7 +79,7 @@ def test_without_admission_the_agent_comes_alone(ordered):
 
 def test_what_is_installed_keeps_the_options_of_which_nothing_is_said(ordered, monkeypatch, capsys):
     there = installer.Options(mode="device-plugin", dialect="azure", image="r/n@sha256:0", reserve="2Mi", provision=True, mapped=True)
-    monkeypatch.setattr(installer, "current", lambda _cluster: there)
+    monkeypatch.setattr(installer, "current", lambda _cluster, _resources: there)
 
     assert main(["node", "install", "--no-provision"]) == 0
 
@@ -90,13 +92,74 @@ def test_what_is_installed_keeps_the_options_of_which_nothing_is_said(ordered, m
 
 
 @pytest.mark.parametrize(
-    ("option", "words"), [("--reserve=2M", "whole pages"), ("--reserve=-1", "whole pages"), ("--timeout-seconds=-5", "leaves no time")]
+    ("option", "words"),
+    [
+        ("--reserve=2M", "whole pages"),
+        ("--reserve=-1", "whole pages"),
+        ("--timeout-seconds=-5", "leaves no time"),
+        ("--toleration=sku=sgx", "key[=value]:Effect"),
+    ],
 )
 def test_options_that_cannot_be_are_refused_before_anything_is_applied(ordered, capsys, option, words):
     assert main(["node", "install", option]) == 2
 
     assert ordered == []
     assert words in capsys.readouterr().err
+
+
+def test_tolerations_are_given_one_by_one_kept_and_taken_away(ordered, monkeypatch):
+    sku, spot = (installer.parse_toleration(text) for text in ("sku=sgx:NoSchedule", "spot:NoExecute"))
+
+    assert main(["node", "install", "--toleration=sku=sgx:NoSchedule", "--toleration=spot:NoExecute"]) == 0
+    monkeypatch.setattr(installer, "current", lambda _cluster, _resources: installer.Options(tolerations=(sku, spot)))
+    assert main(["node", "install"]) == 0
+    assert main(["node", "install", "--toleration", "spot:NoExecute"]) == 0
+    assert main(["node", "install", "--no-toleration"]) == 0
+
+    assert [order.tolerations for _, order, _, _ in ordered] == [(sku, spot), (sku, spot), (spot,), ()]
+
+
+class OneNode:
+    """A cluster with one node, which remembers as what that was prepared."""
+
+    def __init__(self, taints=(), offers=()):
+        amounts = dict.fromkeys(offers, 40)
+        self.one = Node(name="n", resource_version="1", ready=True, labels={}, taints=taints, capacity=amounts, allocatable=amounts)
+
+    def node(self, _name):
+        return self.one
+
+    def label_and_taint(self, _name, label, taint, *, instead_of):
+        return preparation(self.one, label, taint, instead_of).words
+
+
+AZURE_TAINT = Taint(key="kubernetes.azure.com/sgx_epc_mem_in_MiB", value="true", effect="NoSchedule")
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words", "changed"),
+    [
+        (OneNode(), [], ["label tee=sgx", "taint openenclave.io/sgx_epc_MiB=true:NoSchedule"]),
+        # Nothing says that it is to be another dialect: pods with claims tolerate the taint that is there.
+        (OneNode((AZURE_TAINT,)), [], ["label tee=sgx"]),
+        (
+            OneNode((AZURE_TAINT,)),
+            ["--dialect=intel"],
+            ["label tee=sgx", "taint sgx.intel.com/epc=true:NoSchedule", f"no longer taint {AZURE_TAINT}"],
+        ),
+        (
+            OneNode((AZURE_TAINT,), offers=["openenclave.io/sgx_epc_MiB"]),
+            [],
+            ["label tee=sgx", "taint openenclave.io/sgx_epc_MiB=true:NoSchedule", f"no longer taint {AZURE_TAINT}"],
+        ),
+    ],
+)
+def test_a_node_gets_the_taint_of_its_dialect_in_the_place_of_anothers(monkeypatch, capsys, cluster, words, changed):
+    monkeypatch.setattr("kubenclave.cli.node.connect", lambda _kubeconfig, _context: contextlib.nullcontext(cluster))
+
+    assert main(["node", "prepare", "n", *words, "--output=json"]) == 0
+
+    assert json.loads(capsys.readouterr().out)["changed"] == changed
 
 
 def test_options_that_contradict_each_other_are_refused_before_anything_is_applied(ordered, capsys):

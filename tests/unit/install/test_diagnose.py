@@ -5,9 +5,10 @@ import json
 import pytest
 
 from kubenclave.install.diagnose import Evidence, diagnose
+from kubenclave.install.tolerations import Toleration
 from kubenclave.kube import Container, Event, Node, Pod, Taint
 
-TOLERATED = ("openenclave.io/sgx_epc_MiB",)
+TOLERATED = (Toleration(key="openenclave.io/sgx_epc_MiB", value=None, effect="NoSchedule"),)
 
 
 def node(**changes):

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from kubenclave.errors import KubenclaveError
 from kubenclave.install.render import Words, render
+from kubenclave.install.tolerations import parse_toleration
 
 AGENT = """kind: DaemonSet
 apiVersion: apps/v1
 metadata: {name: kubenclave-node}
 spec:
+      tolerations:
+        - key: ours
+          operator: Exists
       containers:
         - name: agent
           image: kubenclave/node:local
@@ -66,6 +72,22 @@ def test_the_rules_learn_what_the_largest_node_has():
     (document,) = render(rule, "x.yaml", Words(image="i", dialect="azure", largest={"azure": 40, "intel": 4096}))
 
     assert document["spec"][0]["expression"] == '{"azure": 40, "intel": 4096}'
+
+
+def test_further_tolerations_are_the_agents_and_those_that_the_rules_give_to_epc_pods():
+    rule = "---\napiVersion: v1\nkind: Rule\nmetadata: {name: x}\nspec:\n  - name: further\n    expression: '[]'\n"
+    tolerations = (parse_toleration("example.com/sku=sgx:NoSchedule"), parse_toleration("spot:NoExecute"))
+    further = [
+        {"key": "example.com/sku", "operator": "Equal", "value": "sgx", "effect": "NoSchedule"},
+        {"key": "spot", "operator": "Exists", "effect": "NoExecute"},
+    ]
+
+    agent, policy = render(AGENT + rule, "x.yaml", Words(image="i", dialect="azure", tolerations=tolerations))
+    plain_agent, plain_policy = render(AGENT + rule, "x.yaml", Words(image="i", dialect="azure"))
+
+    assert agent["spec"]["tolerations"] == [*further, {"key": "ours", "operator": "Exists"}]
+    assert json.loads(policy["spec"][0]["expression"]) == further
+    assert (plain_agent["spec"]["tolerations"], plain_policy["spec"][0]["expression"]) == ([{"key": "ours", "operator": "Exists"}], "[]")
 
 
 def test_to_see_what_containers_map_the_agent_gets_one_capability_and_two_read_only_mounts():

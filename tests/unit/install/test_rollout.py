@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from kubenclave.errors import KubenclaveError, Refused
-from kubenclave.install.daemon import arguments_of, image_of, offering
+from kubenclave.install.daemon import arguments_of, image_of, offering, options_of
 from kubenclave.install.objects import Resource
 from kubenclave.install.plan import Plan
 from kubenclave.install.rollout import NodeOffer, Order, install, strange_taints
+from kubenclave.install.tolerations import parse_toleration
 from kubenclave.kube import Node, Pod, Taint
 
 RESOURCES = (Resource(dialect="openenclave", name="openenclave.io/sgx_epc_MiB", unit_bytes=1 << 20),)
@@ -20,7 +21,9 @@ metadata: {name: kubenclave-node, namespace: kube-system, labels: {app.kubernete
 spec:
   template:
     spec:
-      tolerations: [{key: x, operator: Exists}]
+      tolerations:
+        - key: x
+          operator: Exists
       containers:
         - name: agent
           image: kubenclave/node:local
@@ -70,7 +73,8 @@ class Cluster:
     def pods(self, _namespace, _labels=None):
         return (AGENT_POD,) if self.agent_says else ()
 
-    def ask_pod(self, _pod, _port, _path):
+    def ask_pod(self, _pod, _port, _path, *, timeout_seconds):
+        assert timeout_seconds > 0
         return f"kubenclave_epc_total_bytes {self.agent_says}\nkubenclave_epc_offered_bytes {self.agent_says}\n"
 
     def events(self, _about, _namespace):
@@ -126,6 +130,17 @@ def test_the_rules_keep_the_most_that_was_ever_offered(deploy):
     assert [known(documents) for documents in cluster.applied] == ['{"openenclave": 90}']
 
 
+def test_the_agent_tolerates_what_was_ordered(deploy):
+    sku = parse_toleration("sku=sgx:NoSchedule")
+    cluster = Cluster(units=40)
+    order = Order(plan=PLAN, image="i", tolerations=(sku,))
+    install(cluster, deploy, order, RESOURCES, lambda _: None, timeout_seconds=1)
+
+    for documents in cluster.applied:
+        (agent,) = [document for document in documents if document["kind"] == "DaemonSet"]
+        assert agent["spec"]["template"]["spec"]["tolerations"] == [sku.document, {"key": "x", "operator": "Exists"}]
+
+
 def test_one_node_that_offers_nothing_does_not_keep_the_rules_from_knowing_of_the_others(deploy):
     cluster = Cluster(units=40, lame=True)
 
@@ -156,11 +171,26 @@ def test_the_taint_of_another_dialect_is_told(deploy):
     own, azure = RESOURCES[0], Resource(dialect="azure", name=taint.key, unit_bytes=1 << 20)
     node = Node(name="n", resource_version="1", ready=True, labels={"tee": "sgx"}, taints=(taint,), capacity={}, allocatable={})
 
-    (told,) = strange_taints([node], own, (own, azure))
-    assert "kubectl taint nodes n kubernetes.azure.com/sgx_epc_mem_in_MiB-" in told
-    assert list(strange_taints([node], azure, (own, azure))) == []
+    (told,) = strange_taints([node], own, (own, azure), ())
+    assert "kubenclave node prepare n --dialect openenclave" in told
+    assert list(strange_taints([node], azure, (own, azure), ())) == []
     # Pods with claims bring their toleration.
-    assert list(strange_taints([node], None, (own, azure))) == []
+    assert list(strange_taints([node], None, (own, azure), ())) == []
+    assert list(strange_taints([replace(node, labels={})], own, (own, azure), ())) == []
+
+
+def test_a_pools_own_taint_is_told_until_it_is_tolerated():
+    taints = (
+        Taint(key="sku", value="sgx", effect="NoSchedule"),
+        Taint(key="soft", value="", effect="PreferNoSchedule"),
+        Taint(key="node.kubernetes.io/unschedulable", value="", effect="NoSchedule"),
+    )
+    node = Node(name="n", resource_version="1", ready=True, labels={"tee": "sgx"}, taints=taints, capacity={}, allocatable={})
+
+    (told,) = strange_taints([node], RESOURCES[0], RESOURCES, (parse_toleration("sku=other:NoSchedule"),))
+    assert "carries the taint sku=sgx:NoSchedule, which pods that ask for openenclave.io/sgx_epc_MiB do not tolerate" in told
+    assert "--toleration=sku=sgx:NoSchedule" in told
+    assert list(strange_taints([node], RESOURCES[0], RESOURCES, (parse_toleration("sku=sgx:NoSchedule"),))) == []
 
 
 def test_while_no_node_offers_any_the_rules_keep_what_they_knew(deploy):
@@ -194,6 +224,24 @@ def test_an_agent_that_somebody_else_manages_is_left_to_them(deploy):
 )
 def test_an_agents_arguments_tell_how_it_offers_epc(arguments, offers):
     assert offering(arguments) == offers
+
+
+def test_an_agents_tolerations_are_options_but_for_the_dialects_own():
+    tolerations = [
+        {"key": "sku", "operator": "Equal", "value": "sgx", "effect": "NoSchedule"},
+        {"key": RESOURCES[0].name, "operator": "Exists", "effect": "NoSchedule"},
+        # By another hand: the command line has no word for it.
+        {"operator": "Exists"},
+        {"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5},
+        7,
+    ]
+    whole = {"spec": {"template": {"spec": {"containers": [{"args": ["--dialect=azure"]}], "tolerations": tolerations}}}}
+
+    options = options_of(whole, RESOURCES)
+
+    assert options.command == (
+        "kubenclave node install --mode=device-plugin --dialect=azure --toleration=sku=sgx:NoSchedule --toleration=spot:NoExecute"
+    )
 
 
 def test_an_agent_of_any_form_has_arguments():

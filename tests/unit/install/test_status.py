@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +32,7 @@ def node(name="sgx-1", labels=None, amounts=None):
     return Node(name=name, resource_version="1", ready=True, labels=labels or {}, taints=(), capacity=amounts, allocatable=amounts)
 
 
-def pod(name="a", *, on="sgx-1", requests=None, reason="", created=None):
+def pod(name="a", *, on="sgx-1", requests=None, reason="", created=None, ready=True):
     state = "waiting" if reason else "running"
     container = Container(name="x", state=state, reason=reason, message="", exit_code=None, started_at=None, finished_at=None)
     return Pod(
@@ -47,6 +48,7 @@ def pod(name="a", *, on="sgx-1", requests=None, reason="", created=None):
         message="",
         containers=(container,),
         requests=requests or {},
+        ready=ready,
     )
 
 
@@ -87,6 +89,23 @@ def test_an_agent_that_does_not_start_shows_why():
     assert (row.sgx, row.offered_as, row.agent) == ("unknown", "nothing", "device-plugin openenclave: ImagePullBackOff")
 
 
+@pytest.mark.parametrize(
+    ("agent", "silent", "said"),
+    [
+        (pod("agent"), (), "Running"),
+        (pod("agent"), ("agent",), "does not answer"),
+        (pod("agent", ready=False), (), "not ready"),
+        (pod("agent", ready=False), ("agent",), "not ready, does not answer"),
+        (pod("agent"), ("another",), "Running"),
+        (replace(pod("agent", ready=False), phase="Pending", containers=()), (), "Pending"),
+    ],
+)
+def test_an_agent_that_runs_and_is_not_well_is_not_called_running(agent, silent, said):
+    (row,) = rows(seen(nodes=(node(),), agents=(agent,), silent=silent), RESOURCES)
+
+    assert row.agent == f"device-plugin openenclave: {said}"
+
+
 def test_a_node_that_only_feature_discovery_knows_is_listed_and_others_are_not():
     found = node("n", labels={"intel.feature.node.kubernetes.io/sgx": "true"})
 
@@ -119,14 +138,14 @@ def test_renewing_the_limits_changes_nothing_else_of_the_installation():
     plain = daemon_set(["--mode=device-plugin", "--dialect=openenclave"])
     full = daemon_set(["--mode=dra", "--dialect=", "--reserve=2Mi", "--provision", "--mapped", "--metrics-port=1"], image="r/n@sha256:0")
 
-    assert renewal(plain, {}) == "kubenclave node install --mode=device-plugin --dialect=openenclave"
-    assert renewal(full, {}) == "kubenclave node install --mode=dra --reserve=2Mi --provision --mapped --image=r/n@sha256:0"
+    assert renewal(plain, {}, RESOURCES) == "kubenclave node install --mode=device-plugin --dialect=openenclave"
+    assert renewal(full, {}, RESOURCES) == "kubenclave node install --mode=dra --reserve=2Mi --provision --mapped --image=r/n@sha256:0"
 
 
 def test_the_limits_of_a_chart_are_renewed_by_its_values():
-    assert "--set largest.openenclave=80,largest.claims=4096" in renewal(
-        daemon_set([], manager="Helm"), {"openenclave": 80, "claims": 4096}
-    )
+    limits = {"openenclave": 80, "claims": 4096}
+
+    assert "--set largest.openenclave=80,largest.claims=4096" in renewal(daemon_set([], manager="Helm"), limits, RESOURCES)
 
 
 def test_an_answer_that_says_nothing_of_epc_is_no_view():

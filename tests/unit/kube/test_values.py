@@ -54,6 +54,18 @@ def test_a_pending_pod_carries_the_schedulers_own_sentence():
     assert not pod.finished
 
 
+def test_a_pod_is_ready_when_its_kubelet_says_so():
+    conditions = [{"type": "Initialized", "status": "True"}, {"type": "Ready", "status": "True"}]
+
+    assert pod_of(core_v1.Pod.from_dict({"metadata": {"name": "p"}, "status": {"conditions": conditions}})).ready
+    assert not pod_of(core_v1.Pod.from_dict({"metadata": {"name": "p"}, "status": {"conditions": conditions[:1]}})).ready
+
+
+def test_a_taint_is_written_as_kubectl_writes_it():
+    assert str(Taint(key="sku", value="sgx", effect="NoSchedule")) == "sku=sgx:NoSchedule"
+    assert str(Taint(key="spot", value="", effect="NoExecute")) == "spot:NoExecute"
+
+
 def test_a_very_long_message_is_cut():
     condition = UNSCHEDULED | {"message": "x" * 10**6}
     pod = pod_of(core_v1.Pod.from_dict({"metadata": {"name": "p"}, "status": {"conditions": [condition]}}))
