@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from kubenclave.cli.cluster_cloud import CloudOptions, opened, secret_store
 from kubenclave.cli.cluster_target import ClusterName, names_of, subscription_of
 from kubenclave.cli.progress import say, step
 from kubenclave.cli.show import OutputOption, show, write
-from kubenclave.errors import KubenclaveError
+from kubenclave.errors import KubenclaveError, NotFound
 
 if TYPE_CHECKING:
     from kubenclave.cluster.azure.session import Session
@@ -51,13 +52,16 @@ def status(
     """Show what there is of the cluster at Azure, and whether its SGX nodes offer EPC to pods."""
     from kubenclave.cluster.azure.reading import read_found  # noqa: PLC0415 - brings the SDKs
     from kubenclave.cluster.inventory import inventory  # noqa: PLC0415
+    from kubenclave.cluster.secrets import holds  # noqa: PLC0415
 
     spec, store = named(target), secret_store()
     with opened(cloud, spec.subscription) as session:
         with step(f"asking Azure about {spec.owner}"):
-            found = read_found(session, spec, secret_kept=lambda app_id: store.find(app_id) is not None)
+            found = read_found(session, spec, secret_kept=lambda app_id: holds(store, app_id, datetime.now(tz=UTC)))
+        there = inventory(found, spec.owner)
+        _require(spec, found, there)
         checked, why_not = checked_cluster(session, spec, found)
-    result = _Status(cluster=spec.owner, there=inventory(found, spec.owner), secret=_secret(found), check=checked, unchecked=why_not)
+    result = _Status(cluster=spec.owner, there=there, secret=_secret(found), check=checked, unchecked=why_not)
     if output == "json":
         show(result, output=output)
         return
@@ -73,7 +77,11 @@ def credentials(
     admin: Annotated[bool, Parameter(help="Those of an administrator of the cluster.")] = False,
     kubeconfig: Annotated[
         Path | None,
-        Parameter(name="--kubeconfig", help="Which kubeconfig to merge into; - writes to stdout. ~/.kube/config without this."),
+        Parameter(
+            name="--kubeconfig",
+            allow_leading_hyphen=True,
+            help="Which kubeconfig to merge into; - writes to stdout. ~/.kube/config without this.",
+        ),
     ] = None,
     overwrite_existing: Annotated[bool, Parameter(help="Replace entries of the same name.")] = False,
     cloud: CloudOptions = _HERE,
@@ -124,12 +132,16 @@ def checked_cluster(session: Session, spec: ClusterSpec, found: Found) -> tuple[
     from kubenclave.cluster import kubeconfig  # noqa: PLC0415
     from kubenclave.cluster.azure.credentials import kubeconfig as asked  # noqa: PLC0415
     from kubenclave.cluster.check import check  # noqa: PLC0415
-    from kubenclave.cluster.standing import SUCCEEDED  # noqa: PLC0415
+    from kubenclave.cluster.standing import STOPPED, SUCCEEDED  # noqa: PLC0415
 
     if found.cluster is None or found.cluster.state != SUCCEEDED:
         return None, "there is no finished cluster to look at"
+    if found.cluster.power == STOPPED:
+        return None, f"the cluster is stopped; az aks start --resource-group {spec.group} --name {spec.name}"
     try:
         handed = kubeconfig.merge(None, kubeconfig.handed_out(asked(session, spec.group, spec.name, admin=False)), overwrite=False)
+        if handed.runs:
+            return None, f"signing in to the cluster would run {handed.runs[0]!r}; see kubenclave cluster credentials"
         with tempfile.TemporaryDirectory(prefix="kubenclave-") as folder:
             path = Path(folder) / "kubeconfig"
             kubeconfig.write(path, handed.text)
@@ -157,9 +169,27 @@ def tell_check(checked: Checked | None, why_not: str) -> None:
 
 def _secret(found: Found) -> str:
     if found.principal is None:
-        return ""
+        return f"Whether it has a service principal is not known: {found.directory_failure}" if found.directory_failure else ""
+    from kubenclave.cluster.secrets import is_expired  # noqa: PLC0415 - --help does not need it
+
     store = secret_store()
     kept = store.find(found.principal.app_id)
     if kept is None:
         return f"The secret of service principal {found.principal.app_id} is not kept on this machine."
-    return f"The secret of service principal {found.principal.app_id} is kept in {store.where}, and expires on {kept.expires[:10]}."
+    expires = "expired" if is_expired(kept, datetime.now(tz=UTC)) else "expires"
+    return f"The secret of service principal {found.principal.app_id} is kept in {store.where}, and {expires} on {kept.expires[:10]}."
+
+
+def _require(spec: ClusterSpec, found: Found, there: tuple[Item, ...]) -> None:
+    """Require that there is something to tell of.
+
+    Raises:
+        NotFound: There is neither the cluster nor anything else that bears its mark.
+    """
+    if found.cluster is not None or any(item.ours for item in there):
+        return
+    directory = f" Of the directory that is not known: {found.directory_failure}" if found.directory_failure else ""
+    raise NotFound(
+        f"There is no cluster {spec.name} in the group {spec.group}, and nothing that was made for one.{directory}",
+        "Look at its name, group and subscription; kubenclave cluster up makes it.",
+    )

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _HERE = CloudOptions()
 _NO_TARGET, _NO_NAME = ClusterTarget(), ClusterName()
-_MARKS = {"create": "+", "register": "+", "update": "~", "delete": "-", "wait": ".", "keep": "="}
+_MARKS = {"create": "+", "register": "+", "update": "~", "delete": "-", "wait": ".", "adopt": "=", "keep": "="}
 
 TimeoutOption = Annotated[
     float, Parameter(name="--timeout-seconds", help="How long the work may take. What is under way at Azure then goes on there.")
@@ -52,6 +52,7 @@ class _Plan:
     cluster: str
     findings: tuple[Finding, ...]
     steps: tuple[_Step, ...]
+    refused: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,21 +69,32 @@ def plan(
     cloud: CloudOptions = _HERE,
     output: OutputOption = "table",
 ) -> None:
-    """Show what stands in the way of the cluster, and what up would do. Changes nothing."""
+    """Show what stands in the way of the cluster, and what up would do. Changes nothing; ends with 3 where something stands in the way."""
     from kubenclave.cluster.plan import plan as planned  # noqa: PLC0415 - --help does not need it
 
     spec = spec_of(target)
     with opened(cloud, spec.subscription) as session:
         job = _job(session, spec)
         found, findings = _looked(job)
-    # What is not ours and what cannot be changed in place are findings as well; they are told before the plan refuses.
-    if output == "table":
-        _show_findings(findings)
-    steps = planned(spec, found)
+    steps: tuple[Step, ...] = ()
+    refusal: Refused | None = None
+    try:
+        steps = planned(spec, found)
+    except Refused as exc:
+        refusal = exc
     if output == "json":
-        show(_Plan(cluster=spec.owner, findings=findings, steps=_plain(steps)), output=output)
-        return
-    write(_diff(steps) or f"{spec.owner} is as the file says: nothing to do\n")
+        show(
+            _Plan(cluster=spec.owner, findings=findings, steps=_plain(steps), refused=refusal.what if refusal is not None else ""),
+            output=output,
+        )
+    else:
+        write("".join(map(_paragraph, findings)))
+        if refusal is None:
+            write(_diff(steps) or f"{spec.owner} is as the file says: nothing to do\n")
+    # All that was found is shown before it becomes a failure, so that a program can both read it and stop at it.
+    if refusal is not None:
+        raise refusal
+    _refuse_blocked(findings, "up would make nothing")
 
 
 def up(
@@ -98,11 +110,12 @@ def up(
     from kubenclave.cluster.plan import plan as planned  # noqa: PLC0415
 
     spec = spec_of(target)
+    _refuse_unmakeable(spec)
     with opened(cloud, spec.subscription) as session:
         job = _job(session, spec, timeout_seconds=timeout_seconds)
         found, findings = _looked(job)
         _say_findings(findings)
-        _refuse_blocked(findings)
+        _refuse_blocked(findings, "Nothing was made")
         steps = planned(spec, found)
         if steps:
             say(_diff(steps).rstrip())
@@ -151,19 +164,40 @@ def _job(session: Session, spec: ClusterSpec, *, timeout_seconds: float = 3600) 
     from kubenclave.cluster.azure.applying import Job  # noqa: PLC0415
     from kubenclave.cluster.carrying import Watcher  # noqa: PLC0415
 
-    if timeout_seconds <= 0:
+    if not 0 < timeout_seconds < float("inf"):
         raise UsageError(f"--timeout-seconds {timeout_seconds:g} leaves no time", "give seconds; 3600 without it")
     return Job(session=session, spec=spec, store=secret_store(), watcher=Watcher(news=say, done=say), timeout_seconds=timeout_seconds)
 
 
 def _looked(job: Job) -> tuple[Found, tuple[Finding, ...]]:
-    from kubenclave.cluster.azure.applying import look  # noqa: PLC0415
-    from kubenclave.cluster.azure.reading import read_offer  # noqa: PLC0415
+    from kubenclave.cluster.azure.applying import look_around  # noqa: PLC0415
     from kubenclave.cluster.preflight import preflight  # noqa: PLC0415
+    from kubenclave.cluster.preflight_secret import secret_findings  # noqa: PLC0415
+    from kubenclave.cluster.rules import check  # noqa: PLC0415
 
     with step(f"asking Azure about {job.spec.owner}"):
-        offer, found = read_offer(job.session, job.spec), look(job)
-    return found, preflight(job.spec, offer, found, today=datetime.now(tz=UTC).date())
+        offer, found = look_around(job)
+    now = datetime.now(tz=UTC)
+    secret = job.store.find(found.principal.app_id) if found.principal is not None else None
+    findings = (
+        *check(job.spec),
+        *preflight(job.spec, offer, found, today=now.date()),
+        *secret_findings(job.spec, found, secret, now),
+    )
+    return found, tuple(sorted(findings, key=lambda finding: not finding.blocks))
+
+
+def _refuse_unmakeable(spec: ClusterSpec) -> None:
+    """Refuse what the file says against itself, which takes no Azure to know.
+
+    Raises:
+        Refused: It does.
+    """
+    from kubenclave.cluster.rules import check  # noqa: PLC0415 - --help does not need it
+
+    blocking = [each for each in check(spec) if each.blocks]
+    _say_findings(blocking)
+    _refuse_blocked(blocking, "Nothing was made")
 
 
 def _watched(job: Job, report: Callable[[str], None]) -> Job:
@@ -188,22 +222,23 @@ def _confirm(spec: ClusterSpec, *, yes: bool) -> None:
         raise UsageError("nothing was removed: the answer was not the cluster's name", "")
 
 
-def _refuse_blocked(findings: Sequence[Finding]) -> None:
+def _refuse_blocked(findings: Sequence[Finding], so: str) -> None:
     blocking = [each for each in findings if each.blocks]
     if blocking:
         more = f" (and {len(blocking) - 1} more)" if len(blocking) > 1 else ""
-        raise Refused(f"Nothing was made: {blocking[0].about}: {blocking[0].what}{more}", blocking[0].fix)
-
-
-def _show_findings(findings: Sequence[Finding]) -> None:
-    if findings:
-        show(findings, output="table")
-        write("\n")
+        raise Refused(f"{so}: {blocking[0].about}: {blocking[0].what}{more}", blocking[0].fix)
 
 
 def _say_findings(findings: Sequence[Finding]) -> None:
     for each in findings:
-        say(f"{'in the way' if each.blocks else 'to know'}: {each.about}: {each.what} {each.fix}")
+        say(_paragraph(each).rstrip())
+
+
+def _paragraph(finding: Finding) -> str:
+    """Return a finding as people read it: what is the matter, how that is known, and what to do."""
+    mark = "!" if finding.blocks else "i"
+    lines = (f"{mark} {finding.about}: {finding.what}", f"    seen: {finding.evidence}", f"    {finding.fix}")
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _plain(steps: Sequence[Step]) -> tuple[_Step, ...]:

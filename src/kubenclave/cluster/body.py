@@ -21,10 +21,13 @@ Body: TypeAlias = "dict[str, Json]"
 ADMIN_USER = "azureuser"
 ADDON = "ACCSGXDevicePlugin"
 _QUOTE_HELPER = "ACCSGXQuoteHelperEnabled"
-# A pool without nodes tells the cluster autoscaler by tags what a node would offer (kubernetes/autoscaler, cloudprovider/azure). A
-# slash in a resource's name is written as an underscore there.
-_SCALE_FROM_ZERO = "k8s.io_cluster-autoscaler_node-template_resources_"
-_MIB = 1 << 20
+# A pool without nodes tells the cluster autoscaler by tags what a node would offer. It reads every underscore of a resource's name as a
+# slash, and ~2 as a slash, too (kubernetes/autoscaler, cloudprovider/azure/azure_template.go, extractAllocatableResourcesFromScaleSet): a
+# name that has an underscore itself, such as openenclave.io/sgx_epc_MiB, cannot be told.
+SCALE_FROM_ZERO = "k8s.io_cluster-autoscaler_node-template_resources_"
+_TOLD_EPC, _TOLD_DEVICE = "sgx.intel.com/epc", "sgx.intel.com/enclave"
+# Of the device there is one for each pod: how many a node will really hand out is not known before it is there.
+_MOST_PODS = 250
 _DNS_PREFIX_MAX = 54
 
 
@@ -74,12 +77,16 @@ def pool_properties(spec: ClusterSpec, pool: Pool) -> Body:
 
 
 def scale_from_zero_tags(spec: ClusterSpec, pool: Pool) -> dict[str, Json]:
-    """Return the tags by which the autoscaler knows the EPC of a pool that has no node yet; none where it needs none."""
+    """Return the tags by which the autoscaler knows the EPC of a pool that has no node yet, in bytes; none where it needs none.
+
+    The device comes with it: a pod that asks for EPC by this name asks for both, or is made to by an admission webhook. The add-on offers
+    EPC by the name that is told; the node agent does with ``--dialect intel`` alone.
+    """
     epc_bytes = _epc_bytes(pool)
     if pool.autoscale is None or pool.autoscale.min > 0 or epc_bytes is None or spec.sgx.by is Sgx.NONE:
         return {}
-    offered = {"sgx.intel.com/epc": epc_bytes} if spec.sgx.by is Sgx.ADDON else {"openenclave.io/sgx_epc_MiB": epc_bytes // _MIB}
-    return {_SCALE_FROM_ZERO + resource.replace("/", "_"): str(amount) for resource, amount in offered.items()}
+    offered = {_TOLD_EPC: epc_bytes, _TOLD_DEVICE: _MOST_PODS}
+    return {SCALE_FROM_ZERO + resource.replace("/", "_"): str(amount) for resource, amount in offered.items()}
 
 
 def network_profile(network: Network) -> Body:

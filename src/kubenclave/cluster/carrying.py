@@ -83,7 +83,7 @@ def carry_out(steps: Sequence[Step], do: Callable[[Step], None], clock: Clock, w
 
     The first failure lets the steps that are under way end, begins no other, and is raised.
     """
-    left = {step.key: step for step in steps if step.verb is not Verb.KEEP}
+    left = {step.key: step for step in steps if not step.is_remark}
     planned, done, running, failure = frozenset(left), set[str](), set[str](), None
     ended: SimpleQueue[tuple[Step, BaseException | None]] = SimpleQueue()
     try:

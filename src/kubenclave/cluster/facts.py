@@ -36,12 +36,14 @@ class OfferedSize:
 
     Attributes:
         restriction: The reason code (``NotAvailableForSubscription`` ...) of a restriction of the whole region; empty where unrestricted.
+        spot: Whether it is to be had as a spot node; None where Azure does not say.
     """
 
     name: str
     family: str
     vcpus: int
     restriction: str
+    spot: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,7 @@ class Offer:
 
     Attributes:
         permissions: Of the caller, on the subscription or the group if that is there.
+        subscription_permissions: Of the caller on the subscription; None where it may not ask.
         may_make_applications: Whether the directory lets the caller make applications; None where it would not say.
         sizes: By name in small letters.
         quotas: By family name in small letters (``standarddcsv3family``, ``cores``).
@@ -82,6 +85,7 @@ class Offer:
     sizes: Mapping[str, OfferedSize]
     quotas: Mapping[str, Quota]
     versions: tuple[OfferedVersion, ...]
+    subscription_permissions: tuple[Permission, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +99,12 @@ class FoundGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundPool:
-    """Hold a node pool that is there; ``autoscale`` is (min, max) or None."""
+    """Hold a node pool that is there.
+
+    Attributes:
+        autoscale: (min, max), or None where it does not scale itself.
+        version: Of Kubernetes, as its nodes run it; empty where Azure does not say.
+    """
 
     name: str
     vm_size: str
@@ -108,6 +117,7 @@ class FoundPool:
     max_pods: int | None
     state: str
     tags: Mapping[str, str]
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +128,7 @@ class FoundCluster:
         state: Its provisioning state: ``Succeeded``, ``Creating``, ``Updating``, ``Deleting``, ``Failed``, ``Canceled``.
         client_id: Of its service principal; empty with a managed identity.
         addon: Whether the SGX add-on is on, and whether its quote helper is.
+        power: ``Running`` or ``Stopped``; empty where Azure does not say.
     """
 
     location: str
@@ -130,6 +141,7 @@ class FoundCluster:
     quote_helper: bool
     pools: tuple[FoundPool, ...]
     tags: Mapping[str, str]
+    power: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,7 +152,8 @@ class FoundPrincipal:
         app_id: The client ID.
         application_object_id: Of the application, by which it is removed.
         principal_id: The service principal's object ID; empty where the application has none yet.
-        has_role: Whether the role assignment on the group is there.
+        has_role: Whether it is Contributor of the group, by an assignment on the group or on something above it.
+        role_on_group: Whether an assignment of that role is on the group itself, where it was made for this cluster.
         has_secret: Whether a secret of it is kept on this machine.
     """
 
@@ -149,6 +162,7 @@ class FoundPrincipal:
     principal_id: str
     has_role: bool
     has_secret: bool
+    role_on_group: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +173,7 @@ class Found:
         providers: Registration state by namespace: ``Registered``, ``Registering``, ``NotRegistered``.
         features: State by ``namespace/feature`` of those the spec names: ``Registered``, ``Registering``, ``Pending``, ``NotRegistered``.
         others_in_group: Resources in the group that are not the cluster, by ID: why a group is kept.
+        directory_failure: Why it is not known whether there is a principal, in one sentence; empty where the directory was asked.
     """
 
     providers: Mapping[str, str]
@@ -167,3 +182,4 @@ class Found:
     cluster: FoundCluster | None = None
     principal: FoundPrincipal | None = None
     others_in_group: tuple[str, ...] = ()
+    directory_failure: str = ""

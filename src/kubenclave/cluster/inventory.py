@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kubenclave.cluster.standing import is_ours
+from kubenclave.cluster.standing import STOPPED, SUCCEEDED, is_ours
 from kubenclave.cluster.steps import Kind
 
 if TYPE_CHECKING:
@@ -38,14 +38,15 @@ def inventory(found: Found, owner: str) -> tuple[Item, ...]:
     if found.cluster is not None:
         cluster = found.cluster
         version = f"Kubernetes {cluster.kubernetes_version}"
-        items.append(Item(kind=Kind.CLUSTER, name=name, state=cluster.state, ours=is_ours(cluster.tags, owner), detail=version))
+        state = STOPPED if (cluster.state, cluster.power) == (SUCCEEDED, STOPPED) else cluster.state
+        items.append(Item(kind=Kind.CLUSTER, name=name, state=state, ours=is_ours(cluster.tags, owner), detail=version))
         items += [
             Item(
                 kind=Kind.POOL,
                 name=pool.name,
                 state=pool.state,
                 ours=is_ours(pool.tags, owner),
-                detail=f"{pool.count} x {pool.vm_size}, {pool.mode}",
+                detail=", ".join((f"{pool.count} x {pool.vm_size}", pool.mode, *([f"Kubernetes {pool.version}"] if pool.version else []))),
             )
             for pool in cluster.pools
         ]

@@ -27,7 +27,14 @@ Node: TypeAlias = "dict[str, object]"
 
 # A kubeconfig of a hundred clusters with their certificates takes half of this; the same bound as where one is read for use.
 LARGEST_BYTES = 1 << 20
+_DEEPEST = 50  # an exec plugin's extensions are at a tenth of it
 _SECTIONS = ("clusters", "users", "contexts")
+# Fields that name files. AKS sends what they would hold; from elsewhere they could make a client send a file to a stranger.
+_FILES = frozenset({"certificate-authority", "client-certificate", "client-key", "tokenFile", "token-file"})
+_WEAK = {
+    "insecure-skip-tls-verify": "does not check the server's certificate",
+    "proxy-url": "goes through a proxy that Azure's answer names",
+}
 _ADMIN_USER, _ADMIN_SUFFIX = "clusterAdmin", "-admin"
 # The program by which AKS clusters with Entra ID sign in; az hands out no other.
 _KNOWN_PROGRAMS = ("kubelogin",)
@@ -61,11 +68,13 @@ class Merged:
 
     Attributes:
         context: Its current context: that of the cluster.
+        runs: The programs that signing in to the cluster would run.
         remarks: What a person should know of it, one sentence each.
     """
 
     text: str
     context: str
+    runs: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
 
@@ -81,8 +90,12 @@ def handed_out(raw: bytes) -> Node:
         raise Refused(f"What Azure handed out lacks {' and '.join(name for name in _SECTIONS if not entries[name])}.", _NOT_AZURE)
     for cluster in entries["clusters"].values():
         server = _section(cluster, "cluster").get("server")
-        if not isinstance(server, str) or urlsplit(server).scheme != "https":
+        if not isinstance(server, str) or not _is_https(server):
             raise Refused(f"What Azure handed out names the server {str(server)[:200]!r}, which is no https address.", _NOT_AZURE)
+    for entry in (*entries["clusters"].values(), *entries["users"].values()):
+        named = sorted(_FILES & (_section(entry, "cluster").keys() | _section(entry, "user").keys()))
+        if named:
+            raise Refused(f"What Azure handed out names a file of this machine ({named[0]}), to be sent or trusted.", _NOT_AZURE)
     for name, entry in entries["contexts"].items():
         context = _section(entry, "context")
         if context.get("cluster") not in entries["clusters"] or context.get("user") not in entries["users"]:
@@ -119,7 +132,7 @@ def merge(existing: bytes | None, handed: Node, *, overwrite: bool) -> Merged:
         merged[section] = [*[new.pop(name, entry) for name, entry in have.items()], *new.values()]
     merged["current-context"] = context = str(handed["current-context"])
     text = yaml.dump(merged, Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True)
-    return Merged(text=text, context=context, remarks=tuple(_remarks(handed)))
+    return Merged(text=text, context=context, runs=tuple(_programs(handed)), remarks=tuple(_remarks(handed)))
 
 
 def read(path: Path) -> tuple[bytes | None, tuple[str, ...]]:
@@ -186,15 +199,22 @@ def _parsed(raw: bytes, what: str) -> Node:
         raise Refused(f"{what} is larger than {LARGEST_BYTES} bytes and so no kubeconfig.", "")
     try:
         text = raw.decode("utf-8")
-        # Aliases make a small text large; no program writes them into a kubeconfig.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
-            raise Refused(f"{what} has YAML aliases, which no kubeconfig needs.", "")
+        _check_shape(text, what)
         found = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with one type less
     except (yaml.YAMLError, ValueError, RecursionError) as exc:
         raise Refused(f"{what} is no YAML: {type(exc).__name__}.", "") from exc
     if not isinstance(found, dict) or found.get("kind", "Config") != "Config":
         raise Refused(f"{what} is no kubeconfig.", "")
     return found
+
+
+def _check_shape(text: str, what: str) -> None:
+    """Refuse what would cost memory or the stack: aliases make a small text large, and depth is read by recursion."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+            raise Refused(f"{what} has YAML aliases or is nested deeper than {_DEEPEST} levels, which no kubeconfig needs.", "")
 
 
 def _entries(config: Node, section: str, what: str) -> dict[str, Node]:
@@ -215,12 +235,29 @@ def _section(entry: Node, name: str) -> Node:
     return found if isinstance(found, dict) else {}
 
 
-def _remarks(handed: Node) -> Iterator[str]:
+def _programs(handed: Node) -> Iterator[str]:
     for entry in _entries(handed, "users", "").values():
-        program = _section(_section(entry, "user"), "exec").get("command")
-        if program is None:
-            continue
+        user = _section(entry, "user")
+        if "exec" in user:
+            yield str(_section(user, "exec").get("command"))[:200]
+        if "auth-provider" in user:
+            yield f"the auth provider {str(_section(user, 'auth-provider').get('name'))[:200]}"
+
+
+def _remarks(handed: Node) -> Iterator[str]:
+    for program in _programs(handed):
         if program in _KNOWN_PROGRAMS:
-            yield f"signing in to this cluster takes the program {program} (az aks install-cli brings it)."
+            yield f"Signing in to this cluster takes the program {program} (az aks install-cli brings it)."
         else:
-            yield f"signing in to this cluster runs the program {str(program)[:200]!r}, as Azure's answer says: look at it first."
+            yield f"Signing in to this cluster runs {program!r}, as Azure's answer says: look at it first."
+    for entry in _entries(handed, "clusters", "").values():
+        for name in sorted(_WEAK.keys() & _section(entry, "cluster").keys()):
+            yield f"The connection to this cluster {_WEAK[name]} ({name})."
+
+
+def _is_https(server: str) -> bool:
+    try:
+        parts = urlsplit(server)
+    except ValueError:
+        return False
+    return parts.scheme == "https" and bool(parts.hostname)

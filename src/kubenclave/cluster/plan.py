@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 from kubenclave.cluster.body import network_profile
 from kubenclave.cluster.plan_pools import all_pool_changes, pool_refusals, pool_steps
 from kubenclave.cluster.spec import OWNER_TAG, Identity, Sgx
-from kubenclave.cluster.standing import DELETING, ENDED_BADLY, is_ours, is_working
+from kubenclave.cluster.standing import DELETING, ENDED_BADLY, STOPPED, is_ours, is_working
 from kubenclave.cluster.steps import Kind, Step, Verb, after_all
+from kubenclave.cluster.tags import tag_changes
 from kubenclave.cluster.versions import is_version, may_become
 from kubenclave.errors import Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from kubenclave.cluster.facts import Found, FoundCluster, FoundPrincipal
     from kubenclave.cluster.spec import ClusterSpec
 
@@ -34,7 +33,7 @@ def plan(spec: ClusterSpec, found: Found) -> tuple[Step, ...]:
     A cluster that Azure is still working on is waited for first, and what follows is told as it looks now.
 
     Raises:
-        Refused: The cluster was made by someone else, or a change is wanted that AKS cannot make in place.
+        Refused: The cluster was made by someone else, is stopped, or a change is wanted that AKS cannot make in place.
     """
     _refuse(spec, found)
     coming = found.cluster is None or found.cluster.state == DELETING
@@ -42,14 +41,16 @@ def plan(spec: ClusterSpec, found: Found) -> tuple[Step, ...]:
     grouping = _grouping(spec, found)
     signing = _signing(spec, found, coming=coming, after=after_all(grouping))
     before = after_all((*registering, *grouping, *signing))
-    return (*registering, *grouping, *signing, *_clustering(spec, found, before), *_leaving(spec, found))
+    clustering = _clustering(spec, found, before)
+    _refuse_stopped(spec, found.cluster, clustering)
+    return (*registering, *grouping, *signing, *clustering, *_leaving(spec, found))
 
 
 def _registering(spec: ClusterSpec, found: Found, *, coming: bool) -> tuple[Step, ...]:
     features = [
-        Step(kind=Kind.FEATURE, verb=Verb.REGISTER, name=name, reason=f"it is {found.features.get(name, 'not known')}")
+        Step(kind=Kind.FEATURE, verb=Verb.REGISTER, name=name, reason=f"it is {found.features[name]}")
         for name in spec.features
-        if found.features.get(name, "") not in _SETTLED
+        if found.features.get(name, REGISTERED) not in _SETTLED
     ]
     # A provider learns of a new feature when it is registered again; nothing says whether that was done, so it is done before a creation.
     again = {name.partition("/")[0] for name in spec.features} if features or (coming and spec.features) else set()
@@ -74,7 +75,7 @@ def _grouping(spec: ClusterSpec, found: Found) -> tuple[Step, ...]:
     if found.group.state == DELETING:
         gone = Step(kind=Kind.GROUP, verb=Verb.WAIT, name=spec.group, reason="it is being deleted")
         return (gone, Step(kind=Kind.GROUP, verb=Verb.CREATE, name=spec.group, reason="after it is gone", after=(gone.key,)))
-    changes = _tag_changes(spec.tags, found.group.tags) if is_ours(found.group.tags, spec.owner) else ()
+    changes = tag_changes(spec.tags, found.group.tags) if is_ours(found.group.tags, spec.owner) else ()
     if not changes:
         return ()
     return (Step(kind=Kind.GROUP, verb=Verb.UPDATE, name=spec.group, reason="its tags differ", changes=changes),)
@@ -86,12 +87,15 @@ def _signing(spec: ClusterSpec, found: Found, *, coming: bool, after: tuple[str,
         return ()
     have, name = found.principal, spec.owner
     steps = []
+    if have is not None and coming:
+        reason = "it bears the mark: the cluster is to act on Azure by it"
+        steps.append(Step(kind=Kind.APPLICATION, verb=Verb.ADOPT, name=have.app_id, reason=reason))
     if have is None:
         steps.append(Step(kind=Kind.APPLICATION, verb=Verb.CREATE, name=name, reason="the cluster acts on Azure by it"))
     if have is None or not have.principal_id:
         steps.append(Step(kind=Kind.PRINCIPAL, verb=Verb.CREATE, name=name, reason="of the application", after=after_all(steps)))
     if coming and (have is None or not have.has_secret):
-        reason = "the cluster signs in by it" if have is None else "the one before is not kept on this machine"
+        reason = "the cluster signs in by it" if have is None else "this machine keeps none that holds"
         verb = Verb.CREATE if have is None else Verb.UPDATE
         steps.append(Step(kind=Kind.SECRET, verb=verb, name=name, reason=reason, after=after_all(steps[:1])))
     if have is None or not have.has_role:
@@ -136,16 +140,16 @@ def _leaving(spec: ClusterSpec, found: Found) -> tuple[Step, ...]:
         or (found.cluster is not None and found.cluster.client_id == have.app_id)
     ):
         return ()
-    reason = "the file asks for a managed identity"
+    reason = f"the file asks for a managed identity; client {have.app_id}"
     steps: list[Step] = []
-    if have.has_role:
+    if have.role_on_group:
         steps.append(Step(kind=Kind.ROLE, verb=Verb.DELETE, name=f"{ROLE} on {spec.group}", reason=reason))
     steps.append(Step(kind=Kind.APPLICATION, verb=Verb.DELETE, name=spec.owner, reason=reason, after=after_all(steps)))
     return tuple(steps)
 
 
 def _cluster_changes(spec: ClusterSpec, cluster: FoundCluster) -> tuple[str, ...]:
-    changes = [*_tag_changes(spec.tags, cluster.tags)]
+    changes = [*tag_changes(spec.tags, cluster.tags)]
     wanted = spec.sgx.by is Sgx.ADDON
     if wanted != cluster.addon:
         changes.append(f"SGX add-on: {_switch(on=cluster.addon)} -> {_switch(on=wanted)}")
@@ -154,11 +158,6 @@ def _cluster_changes(spec: ClusterSpec, cluster: FoundCluster) -> tuple[str, ...
     if spec.kubernetes_version is not None and not is_version(spec.kubernetes_version, cluster.kubernetes_version):
         changes.append(f"Kubernetes: {cluster.kubernetes_version} -> {spec.kubernetes_version}")
     return tuple(changes)
-
-
-def _tag_changes(wanted: Mapping[str, str], have: Mapping[str, str]) -> tuple[str, ...]:
-    # Tags that others put there, such as an organization's policy, stay.
-    return tuple(f"tag {name}: {have.get(name, 'none')} -> {value}" for name, value in wanted.items() if have.get(name) != value)
 
 
 def _refuse(spec: ClusterSpec, found: Found) -> None:
@@ -177,6 +176,15 @@ def _refuse(spec: ClusterSpec, found: Found) -> None:
         raise Refused(
             f"What is asked for cannot be changed in place on {spec.owner}: {'; '.join(refused)}.",
             "Put the old value back into the file; or make the cluster anew: kubenclave cluster down, then up.",
+        )
+
+
+def _refuse_stopped(spec: ClusterSpec, cluster: FoundCluster | None, steps: tuple[Step, ...]) -> None:
+    # While it is being started or deleted, its power state may lag behind.
+    if steps and cluster is not None and cluster.power == STOPPED and not is_working(cluster.state):
+        raise Refused(
+            f"The cluster {spec.owner} is stopped, and AKS changes nothing of it. To do there is: {'; '.join(step.key for step in steps)}.",
+            f"Start it first: az aks start --resource-group {spec.group} --name {spec.name}",
         )
 
 

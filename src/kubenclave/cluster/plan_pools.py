@@ -1,7 +1,7 @@
 """The plan's part for node pools: which are made, changed, waited for and removed. Pure.
 
-AKS works on one pool of a cluster at a time, so each step comes after the one before it. Pools are made before others are removed, as a
-cluster is never without a System pool.
+AKS works on one pool of a cluster at a time, so each step comes after the one before it. A cluster is never without a System pool: pools
+are made, and become System pools, before others cease to be System pools, and before any is removed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubenclave.cluster.body import scale_from_zero_tags
-from kubenclave.cluster.spec import OWNER_TAG
-from kubenclave.cluster.standing import DELETING, ENDED_BADLY, is_ours, is_working
+from kubenclave.cluster.spec import OWNER_TAG, Mode
+from kubenclave.cluster.standing import DELETING, ENDED_BADLY, is_of_aks, is_ours, is_working, taint_written
 from kubenclave.cluster.steps import Kind, Step, Verb
+from kubenclave.cluster.tags import outdated, tag_changes
+from kubenclave.cluster.versions import is_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,8 +31,8 @@ def pool_steps(spec: ClusterSpec, cluster: FoundCluster, *, after: tuple[str, ..
         for pool in cluster.pools
         if _works_on(cluster, pool)
     ]
-    for pool in spec.pools:
-        planned += _for_one(spec, pool, have.get(pool.name), reconciled=cluster.state in ENDED_BADLY)
+    for pool in sorted(spec.pools, key=lambda pool: _ceases_to_be_system(pool, have.get(pool.name))):
+        planned += _for_one(spec, pool, have.get(pool.name), cluster)
     planned += [
         Step(kind=Kind.POOL, verb=Verb.DELETE, name=pool.name, reason="it is no longer in the file")
         for pool in cluster.pools
@@ -43,7 +45,10 @@ def all_pool_changes(spec: ClusterSpec, cluster: FoundCluster) -> tuple[str, ...
     """Return in which ways the pools that are there differ from the file, each phrase with its pool's name."""
     have = {pool.name: pool for pool in cluster.pools if pool.state != DELETING}
     return tuple(
-        f"pool {pool.name}, {change}" for pool in spec.pools if pool.name in have for change in pool_changes(spec, pool, have[pool.name])
+        f"pool {pool.name}, {change}"
+        for pool in spec.pools
+        if pool.name in have
+        for change in pool_changes(spec, pool, have[pool.name], cluster)
     )
 
 
@@ -63,8 +68,12 @@ def pool_refusals(spec: ClusterSpec, cluster: FoundCluster) -> list[str]:
     return refused
 
 
-def pool_changes(spec: ClusterSpec, pool: Pool, found: FoundPool) -> tuple[str, ...]:
-    """Return in which ways a pool differs from what the file says. The count of a pool that scales itself is the autoscaler's."""
+def pool_changes(spec: ClusterSpec, pool: Pool, found: FoundPool, cluster: FoundCluster) -> tuple[str, ...]:
+    """Return in which ways a pool differs from what the file says.
+
+    The count of a pool that scales itself is the autoscaler's, and labels and taints under AKS's own prefix are AKS's. A cluster's upgrade
+    takes its pools along, so that a pool's version counts only once the cluster has the version of the file.
+    """
     changes = []
     bounds = None if pool.autoscale is None else (pool.autoscale.min, pool.autoscale.max)
     if bounds != found.autoscale:
@@ -73,25 +82,35 @@ def pool_changes(spec: ClusterSpec, pool: Pool, found: FoundPool) -> tuple[str, 
         changes.append(f"count: {found.count} -> {pool.count}")
     if pool.mode.value != found.mode:
         changes.append(f"mode: {found.mode} -> {pool.mode}")
-    if dict(pool.labels) != dict(found.labels):
-        changes.append(f"labels: {_listed(found.labels)} -> {_listed(pool.labels)}")
-    taints = tuple(taint.text() for taint in pool.taints)
-    if sorted(map(_taint, taints)) != sorted(map(_taint, found.taints)):
-        changes.append(f"taints: {', '.join(found.taints) or 'none'} -> {', '.join(taints) or 'none'}")
+    labels, have_labels = _not_of_aks(pool.labels), _not_of_aks(found.labels)
+    if labels != have_labels:
+        changes.append(f"labels: {_listed(have_labels)} -> {_listed(labels)}")
+    taints = [taint.text() for taint in pool.taints if not is_of_aks(taint.key)]
+    have_taints = [taint for taint in found.taints if not is_of_aks(taint)]
+    if sorted(map(taint_written, taints)) != sorted(map(taint_written, have_taints)):
+        changes.append(f"taints: {', '.join(have_taints) or 'none'} -> {', '.join(taints) or 'none'}")
     tags = {**spec.tags, **scale_from_zero_tags(spec, pool)}
-    changes += [f"tag {name}: {found.tags.get(name, 'none')} -> {value}" for name, value in tags.items() if found.tags.get(name) != value]
+    changes += tag_changes(tags, found.tags)
+    changes += [f"tag {name}: {found.tags[name]} -> none" for name in sorted(outdated(found.tags, tags))]
+    wanted = spec.kubernetes_version
+    if wanted is not None and is_version(wanted, cluster.kubernetes_version) and found.version and not is_version(wanted, found.version):
+        changes.append(f"Kubernetes: {found.version} -> {wanted}")
     return tuple(changes)
 
 
-def _for_one(spec: ClusterSpec, pool: Pool, found: FoundPool | None, *, reconciled: bool) -> list[Step]:
+def _ceases_to_be_system(pool: Pool, found: FoundPool | None) -> bool:
+    return found is not None and found.state != DELETING and found.mode == Mode.SYSTEM and pool.mode is not Mode.SYSTEM
+
+
+def _for_one(spec: ClusterSpec, pool: Pool, found: FoundPool | None, cluster: FoundCluster) -> list[Step]:
     size = f"{pool.count} x {pool.vm_size}"
     if found is None:
         return [Step(kind=Kind.POOL, verb=Verb.CREATE, name=pool.name, reason=f"it is not there; {size}")]
     if found.state == DELETING:
         return [Step(kind=Kind.POOL, verb=Verb.CREATE, name=pool.name, reason=f"after it is gone; {size}")]
-    changes = pool_changes(spec, pool, found)
+    changes = pool_changes(spec, pool, found, cluster)
     badly = found.state in ENDED_BADLY
-    if reconciled or not (changes or badly):
+    if cluster.state in ENDED_BADLY or not (changes or badly):
         return []
     reason = f"it ended as {found.state}: asked for again" if badly else "it differs"
     return [Step(kind=Kind.POOL, verb=Verb.UPDATE, name=pool.name, reason=reason, changes=changes)]
@@ -129,6 +148,5 @@ def _listed(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{key}={value}" for key, value in labels.items()) or "none"
 
 
-def _taint(text: str) -> str:
-    # A taint without a value is written with and without the equals sign.
-    return text.replace("=:", ":")
+def _not_of_aks(labels: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in labels.items() if not is_of_aks(key)}

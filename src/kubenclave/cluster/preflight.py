@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 _ENABLED, _REGISTERED, _PENDING, _UNKNOWN_FEATURE = "Enabled", "Registered", "Pending", "NotFound"
 # In these nothing can be made any more (learn.microsoft.com, Azure subscription states).
 _CLOSED = ("Disabled", "Deleted")
-# AKS puts the nodes' resources into a group of this name; ARM's names of groups end at 90, AKS's own limit is 80.
-_NODE_GROUP_MAX = 80
+_STOPPED = "Stopped"
 _SHOWN = 8
 
 
@@ -44,7 +43,8 @@ def preflight(spec: ClusterSpec, offer: Offer, found: Found, *, today: date) -> 
         *_place(spec, offer, found),
         *_ownership(spec, found),
         *_permissions(spec, offer, found),
-        *_registrations(found),
+        *_registrations(spec, found),
+        *_directory(found),
         *capacity_findings(spec, offer, found, today=today),
         *version_findings(spec, offer, found),
     )
@@ -123,13 +123,12 @@ def _place(spec: ClusterSpec, offer: Offer, found: Found) -> Iterator[Finding]:
             fix="A cluster cannot move: put its location into the file, or give the new one another name.",
             blocks=True,
         )
-    node_group = f"MC_{spec.group}_{spec.name}_{spec.location}"
-    if found.cluster is None and len(node_group) > _NODE_GROUP_MAX:
+    if found.cluster is not None and found.cluster.state != DELETING and found.cluster.power == _STOPPED:
         yield Finding(
-            about="name",
-            what=f"The group of the nodes would be named {node_group}, which is {len(node_group)} letters long.",
-            evidence=f"AKS takes at most {_NODE_GROUP_MAX} (AKS, limits for names)",
-            fix=f"Make name and group together {len(node_group) - _NODE_GROUP_MAX} letters shorter.",
+            about=f"cluster {spec.name}",
+            what="The cluster is stopped: it has no nodes, and AKS changes nothing of it.",
+            evidence=f"powerState {_STOPPED} of the cluster",
+            fix=f"Start it first: az aks start --name {spec.name} --resource-group {spec.group}",
             blocks=True,
         )
 
@@ -154,17 +153,12 @@ def _ownership(spec: ClusterSpec, found: Found) -> Iterator[Finding]:
 
 
 def _permissions(spec: ClusterSpec, offer: Offer, found: Found) -> Iterator[Finding]:
-    scope = f"the group {spec.group}" if found.group is not None else "the subscription"
-    held = ", ".join([pattern for each in offer.permissions for pattern in each.actions][:_SHOWN]) or "none"
     for action, purpose, role in _needed(spec, found):
-        if not allowed(action, offer.permissions):
-            yield Finding(
-                about=f"permission {action}",
-                what=f"The account that is signed in may not {purpose}.",
-                evidence=f"its permissions on {scope}: {held}",
-                fix=f"Have an owner give it the role {role} on {scope}.",
-                blocks=True,
-            )
+        yield from _permission(action, purpose, role, offer.permissions, f"the group {spec.group}" if found.group else "the subscription")
+    # What is asked for without a group was read on the subscription.
+    general = offer.permissions if found.group is None else offer.subscription_permissions
+    for action, purpose in _needed_above(found):
+        yield from _permission(action, purpose, "Contributor", general, "the subscription")
     if spec.identity is Identity.SERVICE_PRINCIPAL and found.principal is None and offer.may_make_applications is not True:
         unknown = offer.may_make_applications is None
         yield Finding(
@@ -179,7 +173,7 @@ def _permissions(spec: ClusterSpec, offer: Offer, found: Found) -> Iterator[Find
 
 
 def _needed(spec: ClusterSpec, found: Found) -> Iterator[tuple[str, str, str]]:
-    """Yield each action that will be needed: its name, what it is in words, and the least of the built-in roles that has it."""
+    """Yield each action that the group will be needed for: its name, what it is in words, and the least built-in role that has it."""
     aks = "Microsoft.ContainerService/managedClusters"
     if found.group is None:
         yield "Microsoft.Resources/subscriptions/resourceGroups/write", "make resource groups", "Contributor"
@@ -187,16 +181,36 @@ def _needed(spec: ClusterSpec, found: Found) -> Iterator[tuple[str, str, str]]:
     yield f"{aks}/write", "make clusters", "Azure Kubernetes Service Contributor Role"
     if found.cluster is not None:
         yield f"{aks}/agentPools/write", "change node pools", "Azure Kubernetes Service Contributor Role"
-    for namespace, state in sorted(found.providers.items()):
-        if state != _REGISTERED:
-            yield f"{namespace}/register/action", f"register the provider {namespace}", "Contributor"
-    if any(state not in {_REGISTERED, _PENDING, _UNKNOWN_FEATURE} for state in found.features.values()):
-        yield "Microsoft.Features/providers/features/register/action", "register features", "Contributor"
     if spec.identity is Identity.SERVICE_PRINCIPAL and (found.principal is None or not found.principal.has_role):
         yield "Microsoft.Authorization/roleAssignments/write", "assign roles", "Role Based Access Control Administrator"
 
 
-def _registrations(found: Found) -> Iterator[Finding]:
+def _needed_above(found: Found) -> Iterator[tuple[str, str]]:
+    """Yield each action that the subscription as a whole will be needed for."""
+    for namespace, state in sorted(found.providers.items()):
+        if state != _REGISTERED:
+            yield f"{namespace}/register/action", f"register the provider {namespace}"
+    if any(state not in {_REGISTERED, _PENDING, _UNKNOWN_FEATURE} for state in found.features.values()):
+        yield "Microsoft.Features/providers/features/register/action", "register features"
+
+
+def _permission(action: str, purpose: str, role: str, held: tuple[Permission, ...] | None, scope: str) -> Iterator[Finding]:
+    if held is None or not allowed(action, held):
+        patterns = [pattern for each in held or () for pattern in each.actions]
+        yield Finding(
+            about=f"permission {action}",
+            what=f"Whether the account that is signed in may {purpose} is not known."
+            if held is None
+            else f"The account that is signed in may not {purpose}.",
+            evidence=f"it may not read its permissions on {scope}"
+            if held is None
+            else f"its permissions on {scope}: {', '.join(patterns[:_SHOWN]) or 'none'}",
+            fix=f"Have an owner give it the role {role} on {scope}.",
+            blocks=held is not None,
+        )
+
+
+def _registrations(spec: ClusterSpec, found: Found) -> Iterator[Finding]:
     for namespace, state in sorted(found.providers.items()):
         if state != _REGISTERED:
             yield Finding(
@@ -206,6 +220,14 @@ def _registrations(found: Found) -> Iterator[Finding]:
                 fix="Nothing: up registers it, which takes some minutes.",
                 blocks=False,
             )
+    for name in sorted(set(spec.features) - set(found.features)):
+        yield Finding(
+            about="features",
+            what=f"Whether the feature {name} is registered is not known.",
+            evidence="the account may not ask, and so may not register it either",
+            fix="Have someone register it who may, or leave it out if the cluster does not need it.",
+            blocks=False,
+        )
     for name, state in sorted(found.features.items()):
         if state == _UNKNOWN_FEATURE:
             yield Finding(
@@ -226,6 +248,17 @@ def _registrations(found: Found) -> Iterator[Finding]:
                 fix=f"{waiting} Leave it out if the cluster does not need it.",
                 blocks=False,
             )
+
+
+def _directory(found: Found) -> Iterator[Finding]:
+    if found.directory_failure:
+        yield Finding(
+            about="identity",
+            what="Whether a service principal of this cluster is left in the directory is not known.",
+            evidence=found.directory_failure,
+            fix="Nothing, if it never had one: a managed identity needs none.",
+            blocks=False,
+        )
 
 
 def _place_name(location: str) -> str:

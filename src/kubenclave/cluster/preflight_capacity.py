@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from kubenclave.cluster.findings import Finding
 from kubenclave.cluster.sizes import Standing, VmSize, known_size, standing
-from kubenclave.cluster.spec import Network
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 
 REGION, SPOT = "cores", "lowprioritycores"
 _NAMES = {REGION: "the region's total", SPOT: "the region's total of spot vCPUs"}
-# Notices about what is not a confidential VM size (azure-compute-docs retired-sizes-list.md; azure-aks-docs, kubenet).
-_KUBENET_ENDS = date(2028, 3, 31)
+# A notice about what is not a confidential VM size (azure-compute-docs retired-sizes-list.md).
 _DV2_ENDS = date(2028, 5, 1)
 
 
@@ -92,6 +90,14 @@ def _offered(pool: Pool, spec: ClusterSpec, offer: Offer, have: FoundPool | None
             fix="Choose another size or region, or ask Azure's support for access to this one.",
             blocks=have is None,
         )
+    elif pool.spot and size.spot is False:
+        yield Finding(
+            about=f"pools[{pool.name}].spot",
+            what=f"{size.name} is not to be had as a spot node in {spec.location}.",
+            evidence=f"{source}: LowPriorityCapable is False",
+            fix="Leave spot out, or choose another size.",
+            blocks=have is None,
+        )
 
 
 def _quota(location: str, name: str, demand: Demand, quota: Quota | None) -> Iterator[Finding]:
@@ -125,23 +131,15 @@ def _retirements(spec: ClusterSpec, today: date) -> Iterator[Finding]:
         if size is not None and size.retires_on is not None:
             seen.setdefault(size.series, (size, []))[1].append(pool.name)
         if pool.vm_size.lower().removeprefix("standard_d").removesuffix("_v2").isdecimal():
-            yield _ending(
-                f"pools[{pool.name}].vmSize",
-                "The series Dv2",
-                verb=_ends(_DV2_ENDS, today),
+            yield Finding(
+                about=f"pools[{pool.name}].vmSize",
+                what=f"The series Dv2 {'ended' if today >= _DV2_ENDS else 'ends'} on {_DV2_ENDS}.",
                 evidence="azure-compute-docs retired-sizes-list.md",
                 fix="Take a current series, such as Dsv5.",
+                blocks=False,
             )
     for size, pools in seen.values():
         yield _retirement(size, pools, today)
-    if spec.network is Network.KUBENET:
-        yield _ending(
-            "network",
-            "The network plugin kubenet",
-            verb=_ends(_KUBENET_ENDS, today),
-            evidence="azure-aks-docs, notice on kubenet",
-            fix="Take azure-overlay or azure.",
-        )
 
 
 def _retirement(size: VmSize, pools: list[str], today: date) -> Finding:
@@ -157,14 +155,6 @@ def _retirement(size: VmSize, pools: list[str], today: date) -> Finding:
         fix=f"Its notice names as successors: {successors}." if successors else "No successor is named.",
         blocks=False,
     )
-
-
-def _ending(about: str, subject: str, *, verb: str, evidence: str, fix: str) -> Finding:
-    return Finding(about=about, what=f"{subject} {verb}.", evidence=evidence, fix=fix, blocks=False)
-
-
-def _ends(day: date, today: date) -> str:
-    return f"{'ended' if today >= day else 'ends'} on {day}"
 
 
 def _size(pool: Pool, offer: Offer) -> tuple[int, str]:

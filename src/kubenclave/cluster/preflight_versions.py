@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from kubenclave.cluster.findings import Finding
 from kubenclave.cluster.spec import Sgx
+from kubenclave.cluster.standing import DELETING
+from kubenclave.cluster.versions import is_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +32,10 @@ def version_findings(spec: ClusterSpec, offer: Offer, found: Found) -> Iterator[
                 "Run plan again after the registration, or have someone ask who may read the subscription.",
             )
     elif wanted is not None:
-        running = found.cluster is not None and _same(wanted, found.cluster.kubernetes_version)
+        running = found.cluster is not None and is_version(wanted, found.cluster.kubernetes_version)
         yield from _offered(wanted, offer, running=running)
     yield from _addon(spec, offer)
+    yield from _surge(spec, found)
 
 
 def _offered(wanted: str, offer: Offer, *, running: bool) -> Iterator[Finding]:
@@ -73,8 +76,16 @@ def _addon(spec: ClusterSpec, offer: Offer) -> Iterator[Finding]:
         )
 
 
-def _same(wanted: str, running: str) -> bool:
-    return running == wanted or running.startswith(f"{wanted}.")
+def _surge(spec: ClusterSpec, found: Found) -> Iterator[Finding]:
+    """Yield a note on the nodes that an upgrade takes for its time, and that the quotas' demand does not count."""
+    wanted, cluster = spec.kubernetes_version, found.cluster
+    if wanted is None or cluster is None or cluster.state == DELETING or is_version(wanted, cluster.kubernetes_version):
+        return
+    yield _finding(
+        f"While the upgrade to {wanted} goes on, each pool has at least one node more than it should.",
+        "AKS adds surge nodes before it empties old ones: azure-aks-docs upgrade-aks-cluster.md; the quotas told here do not count them",
+        "See that quotas and subnet have room for them, or the upgrade stops halfway.",
+    )
 
 
 def _remark(version: OfferedVersion) -> str:

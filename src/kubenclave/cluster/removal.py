@@ -32,7 +32,7 @@ def removal(found: Found, owner: str) -> tuple[Step, ...]:
 
 def does_something(steps: tuple[Step, ...]) -> bool:
     """Say whether any of the steps is more than a remark."""
-    return any(step.verb is not Verb.KEEP for step in steps)
+    return any(not step.is_remark for step in steps)
 
 
 def _cluster(cluster: FoundCluster | None, name: str, owner: str) -> tuple[Step, ...]:
@@ -64,9 +64,14 @@ def _pools(cluster: FoundCluster, owner: str) -> tuple[Step, ...]:
 def _principal(found: Found, group: str, owner: str, *, after: tuple[str, ...]) -> tuple[Step, ...]:
     have = found.principal
     if have is None:
-        return ()
+        if found.directory_failure:
+            reason = f"whether there is one is not known: {found.directory_failure}"
+            return (Step(kind=Kind.APPLICATION, verb=Verb.KEEP, name=owner, reason=reason),)
+        client = found.cluster.client_id if found.cluster is not None and is_ours(found.cluster.tags, owner) else ""
+        reason = "it does not bear the mark: someone else made it"
+        return (Step(kind=Kind.PRINCIPAL, verb=Verb.KEEP, name=client, reason=reason),) if client else ()
     steps: list[Step] = []
-    if have.has_role:
+    if have.role_on_group:
         steps.append(Step(kind=Kind.ROLE, verb=Verb.DELETE, name=f"Contributor on {group}", reason="of the service principal", after=after))
     if have.has_secret:
         steps.append(Step(kind=Kind.SECRET, verb=Verb.DELETE, name=owner, reason="kept on this machine", after=after))

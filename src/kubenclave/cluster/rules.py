@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from kubenclave.cluster.body import scale_from_zero_tags
 from kubenclave.cluster.findings import Finding
 from kubenclave.cluster.pool_rules import pool_findings
 from kubenclave.cluster.sgx_rules import sgx_findings
@@ -26,8 +27,9 @@ _MAX_TAGS = 50
 _RESERVED_TAG_PREFIXES = ("microsoft", "azure", "windows")
 # Set by the client for every request; one from a file would replace what authenticates or frames it.
 _OWN_HEADERS = frozenset({"authorization", "host", "content-length", "content-type", "transfer-encoding", "connection", "accept"})
-_LIMITS = "AKS service limits (container-service-limits, 2024-01-12)"
-_MAX_NODES = 5000
+# kubenclave asks for the tier Free.
+_LIMITS = "the tier Free has at most 1,000 nodes: azure-aks-docs free-standard-pricing-tiers.md (2026-07-06)"
+_MAX_NODES = 1000
 _OVERLAY_PAGE = "azure-aks-docs concepts-network-azure-cni-overlay.md (2024-05-14)"
 _MAX_KUBENET_NODES = 400
 # Without a range of one's own, pods get theirs from 10.244.0.0/16 (the ARM schema's default), a /24 for each node. With the flat network
@@ -143,7 +145,7 @@ def _node_counts(spec: ClusterSpec) -> Iterator[Finding]:
     if nodes > _MAX_NODES:
         yield Finding(
             about="pools",
-            what=f"the pools have up to {nodes} nodes together; a cluster has at most {_MAX_NODES}",
+            what=f"the pools have up to {nodes} nodes together; a cluster of the tier Free has at most {_MAX_NODES}",
             evidence=_LIMITS,
             fix="lower count or autoscale.max",
             blocks=sum(pool.count for pool in spec.pools) > _MAX_NODES,
@@ -151,8 +153,8 @@ def _node_counts(spec: ClusterSpec) -> Iterator[Finding]:
 
 
 def _tags(spec: ClusterSpec) -> Iterator[Finding]:
-    # One mark of ownership, and on a pool that starts empty one tag for the autoscaler.
-    own = 1 + any(pool.autoscale is not None and pool.autoscale.min == 0 for pool in spec.pools)
+    # One mark of ownership, and what an empty pool tells the autoscaler.
+    own = 1 + max(len(scale_from_zero_tags(spec, pool)) for pool in spec.pools)
     if len(spec.tags) + own > _MAX_TAGS:
         yield Finding(
             about="tags",

@@ -10,15 +10,17 @@ import json
 import os
 import re
 import stat
+import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from kubenclave.errors import HostUnfit, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from keyring.backend import KeyringBackend
 
@@ -32,10 +34,33 @@ _GUARDED = ("keyring.backends.macOS", "keyring.backends.SecretService", "keyring
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
-    """Hold a service principal's secret; ``expires`` is Azure's own text. Its representation does not show the secret."""
+    """Hold a service principal's secret. Its representation does not show the secret.
+
+    Attributes:
+        expires: Azure's own text.
+        key_id: By which the directory names it.
+        sent: Whether AKS took it from this machine as the one of the cluster; it takes no other one later.
+    """
 
     value: str = field(repr=False)
     expires: str
+    key_id: str = ""
+    sent: bool = False
+
+
+def expiry(secret: Secret) -> datetime | None:
+    """Return when a secret ends; None where Azure's text is no time."""
+    try:
+        found = datetime.fromisoformat(secret.expires)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def is_expired(secret: Secret, now: datetime) -> bool:
+    """Say whether a secret has ended, at a time with its zone; one of which that is not known has not."""
+    ends = expiry(secret)
+    return ends is not None and ends <= now
 
 
 class Store(Protocol):
@@ -61,6 +86,17 @@ def store(folder: Path) -> Store:
     return Files(folder) if backend is None else Keyring(backend)
 
 
+def holds(kept: Store, client_id: str, now: datetime) -> bool:
+    """Say whether a secret is kept that has not ended: one that has counts as none.
+
+    Raises:
+        HostUnfit: It cannot be read.
+        Refused: Others may read it.
+    """
+    secret = kept.find(client_id)
+    return secret is not None and not is_expired(secret, now)
+
+
 class Files:
     """Keep each secret in a file with mode 0600, in a folder with mode 0700."""
 
@@ -80,19 +116,21 @@ class Files:
             Refused: The folder belongs to someone else.
         """
         path = self._path(client_id)
-        partial = path.with_suffix(f".partial-{os.getpid()}")
+        partial: Path | None = None
         try:
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._check_folder()
-            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            handle, name = tempfile.mkstemp(dir=self._folder, prefix=f"{path.stem}.partial-")  # mode 0600, and never through a link
+            partial = Path(name)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(_encoded(secret))
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
         except OSError as exc:
-            with suppress(OSError):
-                partial.unlink()
+            if partial is not None:
+                with suppress(OSError):
+                    partial.unlink()
             raise HostUnfit(
                 f"The secret cannot be kept in {self._folder}: {exc.strerror}.", "Free space there, or set XDG_STATE_HOME."
             ) from exc
@@ -214,7 +252,7 @@ def _guarded_keyring() -> KeyringBackend | None:
 
 
 def _encoded(secret: Secret) -> str:
-    return json.dumps({"secret": secret.value, "expires": secret.expires})
+    return json.dumps({"secret": secret.value, "expires": secret.expires, "keyId": secret.key_id, "sent": secret.sent})
 
 
 def _decoded(raw: bytes) -> Secret | None:
@@ -223,4 +261,7 @@ def _decoded(raw: bytes) -> Secret | None:
     except (ValueError, RecursionError):
         return None
     value, expires = (found.get("secret"), found.get("expires")) if isinstance(found, dict) else (None, None)
-    return Secret(value=value, expires=expires) if isinstance(value, str) and isinstance(expires, str) and value else None
+    if not isinstance(value, str) or not isinstance(expires, str) or not value:
+        return None
+    key_id = found.get("keyId")
+    return Secret(value=value, expires=expires, key_id=key_id if isinstance(key_id, str) else "", sent=found.get("sent") is True)

@@ -24,7 +24,7 @@ _SYSTEM_TAINT = "CriticalAddonsOnly"
 
 def sgx_findings(spec: ClusterSpec) -> Iterator[Finding]:
     """Yield what is found about SGX in the cluster."""
-    for rule in (_wanted, _other_tee, _only_system, _node_label, _overlay, _quote_helper):
+    for rule in (_wanted, _other_tee, _only_system, _node_label, _from_zero, _overlay, _quote_helper):
         yield from rule(spec)
 
 
@@ -93,6 +93,18 @@ def _node_label(spec: ClusterSpec) -> Iterator[Finding]:
                 what=f"the node agent runs on nodes with the label {key}={value}, and new nodes of this pool have none",
                 evidence="the agent's nodeSelector",
                 fix=f"add labels: {{{key}: {value}}} to the pool, or label each node with kubenclave node prepare",
+                blocks=False,
+            )
+
+
+def _from_zero(spec: ClusterSpec) -> Iterator[Finding]:
+    for pool in sgx_pools(spec):
+        if spec.sgx.by is Sgx.NODE_AGENT and pool.autoscale is not None and pool.autoscale.min == 0:
+            yield Finding(
+                about=f"pools[{pool.name}].autoscale",
+                what="without a node, the pool is scaled up for pods that ask for sgx.intel.com/epc, and for no other name of EPC",
+                evidence="the autoscaler reads each underscore of a name as a slash: kubernetes/autoscaler, azure_template.go",
+                fix="install the agent with kubenclave node install --dialect intel, and let pods ask in it; or set min: 1",
                 blocks=False,
             )
 

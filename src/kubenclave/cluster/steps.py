@@ -27,8 +27,8 @@ class Kind(StrEnum):
 class Verb(StrEnum):
     """Name what is done to it.
 
-    WAIT does nothing but wait until Azure has ended what it is at; what follows is planned anew then. KEEP does nothing and is there to
-    be shown: why something stays.
+    WAIT does nothing but wait until Azure has ended what it is at; what follows is planned anew then. ADOPT and KEEP do nothing and are
+    there to be shown: what is taken up as it is, and why something stays.
     """
 
     REGISTER = "register"
@@ -36,6 +36,7 @@ class Verb(StrEnum):
     WAIT = "wait"
     UPDATE = "update"
     DELETE = "delete"
+    ADOPT = "adopt"
     KEEP = "keep"
 
 
@@ -61,6 +62,11 @@ class Step:
     def key(self) -> str:
         """Return what other steps name it by; also how it is told to people."""
         return f"{self.verb} {self.kind} {self.name}"
+
+    @property
+    def is_remark(self) -> bool:
+        """Say whether there is nothing to do about it: it is shown, and never carried out."""
+        return self.verb in {Verb.ADOPT, Verb.KEEP}
 
 
 def after_all(steps: Iterable[Step]) -> tuple[str, ...]:

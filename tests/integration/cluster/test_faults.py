@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
+import msgspec
 import pytest
 
+from kubenclave.cluster.azure import parsing, reading, transport
 from kubenclave.cluster.azure import session as session_module
-from kubenclave.cluster.azure import transport
 from kubenclave.cluster.azure.reading import read_found, read_offer
 from kubenclave.cluster.azure.session import CloudSettings, open_session
 from kubenclave.cluster.azure.transport import Patience
+from kubenclave.cluster.spec import Identity
 from kubenclave.errors import KubenclaveError, NotFound, Refused, Unreachable, UsageError
 
 pytestmark = pytest.mark.integration
@@ -265,6 +270,91 @@ def test_an_interrupt_wakes_whoever_waits(session, spec, control):
 
     assert not thread.is_alive()
     assert len(failures) == 1
+
+
+READING = """
+from pathlib import Path
+from kubenclave.cluster.azure.reading import read_found, read_offer
+from kubenclave.cluster.azure.session import CloudSettings, open_session
+from kubenclave.cluster.spec import ClusterSpec, Pool
+spec = ClusterSpec(name="c", group="g", location="uksouth", pools=(Pool(name="a", vm_size="Standard_DC2s_v3"),))
+with open_session(CloudSettings(arm_endpoint={endpoint!r}, ca_file=Path({ca!r}))) as session:
+    {read}(session, spec)
+"""
+
+
+@pytest.mark.parametrize(("read", "path"), [("read_offer", "/skus"), ("read_found", "/managedClusters/c")])
+def test_an_interrupt_ends_a_program_amid_a_slow_answer(signed_in, control, read, path):
+    control("POST", "/faults", what="delay", seconds=30, times=None, path=path)
+    program = READING.format(endpoint=signed_in.arm_endpoint, ca=str(signed_in.ca_file), read=read)
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE) as running:
+        deadline = time.monotonic() + 20
+        while not asked(control, "GET", path):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        begun = time.monotonic()
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=40)[1]
+
+    assert time.monotonic() - begun < 1.5
+    assert said.strip().endswith(b"KeyboardInterrupt")
+
+
+def test_a_failure_of_one_answer_does_not_wait_for_another(session, spec, control):
+    control("POST", "/faults", what="delay", seconds=20, times=None, path="/usages")
+    control("POST", "/faults", what="reply", status=400, code="BadRequest", message="no", times=None, path="/skus")
+    begun = time.monotonic()
+
+    with pytest.raises(KubenclaveError):
+        read_offer(session, spec)
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("fault", [{"what": "reply", "status": 403}, {"what": "reply", "status": 500}, {"what": "dropped"}])
+def test_a_directory_that_fails_is_told_where_it_is_needed_and_not_known_where_it_is_not(session, spec, control, waits, fault):
+    control("POST", "/faults", **fault, times=None, path="/v1.0/applications")
+    found = read_found(session, spec)
+
+    assert found.principal is None
+    assert found.directory_failure.startswith("Looking for the service principal of g/c did not work")
+    with pytest.raises(KubenclaveError, match="Looking for the service principal"):
+        read_found(session, msgspec.structs.replace(spec, identity=Identity.SERVICE_PRINCIPAL))
+
+
+@pytest.mark.usefixtures("waits")
+@pytest.mark.parametrize("fault", [{"status": 403, "code": "Authorization_RequestDenied"}, {"status": 500, "code": "InternalServerError"}])
+def test_a_directory_that_fails_is_told_where_the_cluster_acts_by_a_service_principal(session, spec, control, monkeypatch, fault):
+    answer = {"location": "uksouth", "properties": {"servicePrincipalProfile": {"clientId": "1"}}}
+    monkeypatch.setattr(reading, "_cluster", lambda *_asked: parsing.cluster(answer))
+    control("POST", "/faults", what="reply", **fault, times=None, path="/v1.0/applications")
+
+    with pytest.raises(Unreachable, match="Looking for") if fault["status"] == 500 else nullcontext():
+        assert read_found(session, spec).directory_failure
+
+
+def test_a_directory_that_is_silent_is_not_waited_for_where_it_is_not_needed(session, spec, control, monkeypatch):
+    monkeypatch.setattr(reading, "DIRECTORY_SECONDS", 0.2)
+    control("POST", "/faults", what="delay", seconds=5, times=None, path="/v1.0/applications")
+    begun = time.monotonic()
+
+    assert "did not answer within" in read_found(session, spec).directory_failure
+    assert time.monotonic() - begun < 4
+
+
+def test_features_that_the_account_may_not_ask_for_are_not_known(session, spec, control):
+    control("POST", "/faults", what="reply", status=403, code="AuthorizationFailed", times=None, path="/features/")
+
+    assert read_found(session, msgspec.structs.replace(spec, features=("Microsoft.ContainerService/Gen2VMPreview",))).features == {}
+
+
+def test_permissions_on_the_subscription_that_the_account_may_not_read_are_not_known(session, spec, control):
+    session.resources.resource_groups.create_or_update(spec.group, {"location": "uksouth"})
+    path = f"/subscriptions/{session.subscription_id}/providers/Microsoft.Authorization/permissions"
+    control("POST", "/faults", what="reply", status=403, code="AuthorizationFailed", times=None, path=path)
+    offer = read_offer(session, spec)
+
+    assert offer.subscription_permissions is None
+    assert offer.permissions[0].actions == ("*",)
 
 
 GARBAGE = {

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import pytest
@@ -26,7 +26,7 @@ from kubenclave.cluster.azure.transport import Transport
 from kubenclave.cluster.carrying import Watcher
 from kubenclave.cluster.plan import plan
 from kubenclave.cluster.secrets import Files
-from kubenclave.cluster.spec import ClusterSpec, Identity, Mode, Pool
+from kubenclave.cluster.spec import ClusterSpec, Identity, Mode, Pool, Sgx, SgxOptions
 from kubenclave.local.azure import Settings
 from kubenclave.local.azure.server import serving
 from kubenclave.local.azure.stand_in import StandIn
@@ -41,6 +41,8 @@ pytestmark = [
 # Every so many requests one is a kill point; a prime, so that the sample is not the same place of each round.
 STRIDE = 1 if os.environ.get("KUBENCLAVE_KILL_POINTS") == "all" else 11
 SIDES = ("before", "after")
+# Real signals: requests of the command line's own process, half of these by default.
+SIGNALS = (("up", 25, "after"), ("up", 31, "before"), ("down", 16, "after"), ("down", 20, "before"))
 
 
 class Killed(Exception):  # noqa: N818 - what happens to the process, not an error of it
@@ -240,6 +242,30 @@ def test_a_removal_killed_at_a_request_is_finished_by_the_next_down(bench, ident
     assert killed >= len(points(counted.count)) * 3 // 4
 
 
+def test_a_change_killed_at_a_request_is_finished_by_the_next_up(bench):
+    def changed(task):
+        pools = (task.spec.pools[0], msgspec.structs.replace(task.spec.pools[1], count=2), Pool(name="new", vm_size="Standard_DC1s_v3"))
+        return replace(task, spec=msgspec.structs.replace(task.spec, pools=pools, sgx=SgxOptions(by=Sgx.ADDON), tags={"team": "x"}))
+
+    whole_run = bench.job("counted", Identity.MANAGED)
+    up(whole_run)
+    with killing(bench.monkeypatch, Killing()) as counted:
+        up(changed(whole_run))
+    down(whole_run)
+    killed = 0
+    for at, side in points(counted.count):
+        where, task = f"request {at} of {counted.count}, {side}", bench.job(f"change{at}{side}", Identity.MANAGED)
+        up(task)
+        killed += bench.killed(at, side, up, changed(task))
+        found = up(changed(task))
+        assert plan(changed(task).spec, found) == (), where
+        assert [(pool.name, pool.count) for pool in found.cluster.pools] == [("system", 1), ("sgx", 2), ("new", 1)], where
+        assert ours(bench.state, task.spec) == whole(Identity.MANAGED), where
+        down(task)
+    logging.getLogger(__name__).info("%d kill points of %d requests, change", killed, counted.count)
+    assert killed >= len(points(counted.count)) * 3 // 4
+
+
 @dataclass
 class Signalling:
     """Sends SIGKILL to a process amid one of its requests, before the stand-in handles it or before the answer leaves."""
@@ -262,10 +288,7 @@ class Signalling:
         return Reply(status=500, lost=True)
 
 
-@pytest.mark.parametrize(
-    ("command", "at", "side"),
-    [("up", 14, "before"), ("up", 25, "after"), ("up", 31, "before"), ("down", 4, "before"), ("down", 16, "after"), ("down", 20, "before")],
-)
+@pytest.mark.parametrize(("command", "at", "side"), SIGNALS if STRIDE == 1 else SIGNALS[::3])
 def test_a_command_that_gets_a_sigkill_is_finished_by_the_same_command(azure, bench, command, at, side):
     (running, state), tmp_path, monkeypatch = azure, bench.folder, bench.monkeypatch
     # The command line polls every few seconds where Azure does not say when.

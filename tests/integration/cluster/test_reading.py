@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from azure.core.rest import HttpRequest
 
-from kubenclave.cluster.azure.directory import APPLICATION_ROLES
+from kubenclave.cluster.azure.directory import APPLICATION_ROLES, _reaches
 from kubenclave.cluster.azure.marks import CONTRIBUTOR_ID, directory_tag
 from kubenclave.cluster.azure.reading import read_found, read_offer
 from kubenclave.cluster.azure.session import CloudSettings, open_session
@@ -23,6 +23,7 @@ from kubenclave.errors import NotFound, UsageError
 
 pytestmark = pytest.mark.integration
 TODAY = date(2026, 11, 24)
+BELOW = "/resourceGroups/g/providers/Microsoft.ContainerService/managedClusters/c"
 FEATURE = "Microsoft.ContainerService/Gen2VMPreview"
 
 
@@ -30,6 +31,12 @@ def graph(session, method, path, body=None):
     answer = session.graph.send_request(HttpRequest(method, session.graph.format_url(path), json=body))
     answer.raise_for_status()
     return answer.json()
+
+
+def assign(session, scope, principal):
+    role = f"/subscriptions/{session.subscription_id}/providers/Microsoft.Authorization/roleDefinitions/{CONTRIBUTOR_ID}"
+    wanted = {"properties": {"roleDefinitionId": role, "principalId": principal, "principalType": "ServicePrincipal"}}
+    session.authorization.role_assignments.create(scope, "77777777-7777-4777-8777-777777777777", json.dumps(wanted).encode())
 
 
 def registered(session):
@@ -49,7 +56,9 @@ def test_what_azure_offers_is_read(session, spec):
     assert offer.sizes["standard_dc2s_v2"].restriction == "NotAvailableForSubscription"
     assert offer.quotas["standarddcsv3family"].limit == 8
     assert [version.minor for version in offer.versions if version.default] == ["1.35"]
+    assert offer.sizes["standard_dc2s_v3"].spot is True
     assert offer.permissions[0].actions == ("*",)
+    assert offer.subscription_permissions == offer.permissions
     assert offer.may_make_applications is None
 
 
@@ -74,6 +83,8 @@ def test_a_group_and_a_cluster_and_its_marks_are_found(session, spec):
     assert found.cluster is not None
     assert (found.cluster.state, found.cluster.location, found.cluster.client_id) == ("Succeeded", "uksouth", "")
     assert found.cluster.tags == {OWNER_TAG: spec.owner}
+    assert found.cluster.power == "Running"
+    assert [pool.version for pool in found.cluster.pools] == ["1.35.3", "1.35.3"]
     assert [(pool.name, pool.vm_size, pool.count) for pool in found.cluster.pools] == [
         ("system", "Standard_D2s_v5", 1),
         ("sgx", "Standard_DC2s_v3", 1),
@@ -83,15 +94,21 @@ def test_a_group_and_a_cluster_and_its_marks_are_found(session, spec):
 
 def test_a_service_principal_is_found_by_its_mark_at_every_stage_of_its_making(session, spec):
     session.resources.resource_groups.create_or_update(spec.group, {"location": "uksouth"})
-    graph(session, "POST", "/v1.0/applications", {"displayName": "someone else's", "tags": [directory_tag("g/other")]})
-    made = graph(session, "POST", "/v1.0/applications", {"displayName": "x", "tags": [directory_tag(spec.owner)]})
+    graph(
+        session,
+        "POST",
+        "/v1.0/applications",
+        {"displayName": "someone else's", "tags": [directory_tag(session.subscription_id, "g/other")]},
+    )
+    elsewhere = directory_tag("99999999-9999-4999-8999-999999999999", spec.owner)
+    graph(session, "POST", "/v1.0/applications", {"displayName": "of another subscription", "tags": [elsewhere]})
+    assert read_found(session, spec).principal is None
+    tags = [directory_tag(session.subscription_id, spec.owner)]
+    made = graph(session, "POST", "/v1.0/applications", {"displayName": "x", "tags": tags})
     alone = read_found(session, spec).principal
-    principal = graph(session, "POST", "/v1.0/servicePrincipals", {"appId": made["appId"], "tags": [directory_tag(spec.owner)]})
+    principal = graph(session, "POST", "/v1.0/servicePrincipals", {"appId": made["appId"], "tags": tags})
     named = read_found(session, spec).principal
-    scope = f"/subscriptions/{session.subscription_id}/resourceGroups/{spec.group}"
-    role = f"/subscriptions/{session.subscription_id}/providers/Microsoft.Authorization/roleDefinitions/{CONTRIBUTOR_ID}"
-    wanted = {"properties": {"roleDefinitionId": role, "principalId": principal["id"], "principalType": "ServicePrincipal"}}
-    session.authorization.role_assignments.create(scope, "77777777-7777-4777-8777-777777777777", json.dumps(wanted).encode())
+    assign(session, f"/subscriptions/{session.subscription_id}/resourceGroups/{spec.group}", principal["id"])
     whole = read_found(session, spec, secret_kept=lambda app_id: app_id == made["appId"]).principal
 
     assert alone is not None
@@ -99,7 +116,25 @@ def test_a_service_principal_is_found_by_its_mark_at_every_stage_of_its_making(s
     assert named is not None
     assert (named.principal_id, named.has_role, named.has_secret) == (principal["id"], False, False)
     assert whole is not None
-    assert (whole.has_role, whole.has_secret) == (True, True)
+    assert (whole.has_role, whole.role_on_group, whole.has_secret) == (True, True, True)
+
+
+@pytest.mark.parametrize(("scope", "has"), [("", (True, False)), ("/resourceGroups/g", (True, True)), (BELOW, (False, False))])
+def test_a_role_counts_on_the_group_and_above_it_and_not_below(session, spec, scope, has):
+    session.resources.resource_groups.create_or_update(spec.group, {"location": "uksouth"})
+    tags = [directory_tag(session.subscription_id, spec.owner)]
+    made = graph(session, "POST", "/v1.0/applications", {"displayName": "x", "tags": tags})
+    principal = graph(session, "POST", "/v1.0/servicePrincipals", {"appId": made["appId"], "tags": tags})
+    assign(session, f"/subscriptions/{session.subscription_id}{scope}", principal["id"])
+    found = read_found(session, spec).principal
+
+    assert (found.has_role, found.role_on_group) == has
+
+
+def test_a_management_groups_role_counts():
+    assert _reaches("/providers/microsoft.management/managementgroups/all", "/subscriptions/s/resourcegroups/g")
+    assert not _reaches("/subscriptions/s/resourcegroups/g2", "/subscriptions/s/resourcegroups/g")
+    assert not _reaches("/subscriptions/s/resourcegroups/g", "/subscriptions/s/resourcegroups/g2")
 
 
 def test_a_region_that_is_none_is_a_finding_and_no_failure(session, spec):
@@ -117,10 +152,7 @@ def contributor(session, spec, monkeypatch):
     made = graph(session, "POST", "/v1.0/applications", {"displayName": "x"})
     secret = graph(session, "POST", f"/v1.0/applications/{made['id']}/addPassword", {})["secretText"]
     principal = graph(session, "POST", "/v1.0/servicePrincipals", {"appId": made["appId"]})
-    scope = f"/subscriptions/{session.subscription_id}/resourceGroups/{spec.group}"
-    role = f"/subscriptions/{session.subscription_id}/providers/Microsoft.Authorization/roleDefinitions/{CONTRIBUTOR_ID}"
-    wanted = {"properties": {"roleDefinitionId": role, "principalId": principal["id"]}}
-    session.authorization.role_assignments.create(scope, "77777777-7777-4777-8777-777777777777", json.dumps(wanted).encode())
+    assign(session, f"/subscriptions/{session.subscription_id}/resourceGroups/{spec.group}", principal["id"])
     monkeypatch.setenv("AZURE_CLIENT_ID", made["appId"])
     monkeypatch.setenv("AZURE_CLIENT_SECRET", secret)
 

@@ -20,7 +20,8 @@ from azure.core.exceptions import (
 )
 from azure.mgmt.core.exceptions import ARMErrorFormat
 
-from kubenclave.cluster.azure.failures import CODES, error_code, is_network, scrub, telling, told
+from kubenclave.cluster.azure.failures import error_code, is_network, scrub, telling, told
+from kubenclave.cluster.azure.meanings import CODES
 from kubenclave.errors import KubenclaveError, NotFound, Refused, Unreachable, UsageError
 
 

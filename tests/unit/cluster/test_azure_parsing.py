@@ -47,6 +47,13 @@ def test_a_size_is_read_with_its_family_and_vcpus():
     assert (found.name, found.family, found.vcpus, found.restriction) == ("Standard_DC2s_v3", "standardDCSv3Family", 2, "")
 
 
+@pytest.mark.parametrize(("said", "read"), [("True", True), ("False", False), (None, None), (3, None)])
+def test_whether_a_size_is_to_be_had_as_spot_is_read_where_it_is_said(said, read):
+    answer = sku(capabilities=[{"name": "vCPUs", "value": "2"}, {"name": "LowPriorityCapable", "value": said}])
+
+    assert parsing.sizes([answer], "uksouth")["standard_dc2s_v3"].spot is read
+
+
 @pytest.mark.parametrize(
     ("restrictions", "reason"),
     [
@@ -114,20 +121,24 @@ def test_a_cluster_is_read():
         "scaleSetPriority": "Spot",
         "nodeTaints": ["x=y:NoSchedule"],
         "maxPods": 50,
+        "orchestratorVersion": "1.35",
+        "currentOrchestratorVersion": "1.34.6",
     }
     found = parsing.cluster(
         cluster_answer(
             addonProfiles={"accSGXdevicePlugin": {"enabled": True, "config": {"ACCSGXQuoteHelperEnabled": "true"}}},
             servicePrincipalProfile={"clientId": "app"},
             agentPoolProfiles=[scaling],
+            powerState={"code": "Stopped"},
         )
     )
 
     assert (found.location, found.state, found.kubernetes_version) == ("uksouth", "Succeeded", "1.35.3")
     assert (found.network_plugin, found.network_mode, found.client_id) == ("azure", "overlay", "app")
-    assert (found.addon, found.quote_helper) == (True, True)
+    assert (found.addon, found.quote_helper, found.power) == (True, True, "Stopped")
     (pool,) = found.pools
     assert (pool.autoscale, pool.spot, pool.taints, pool.max_pods) == ((0, 3), True, ("x=y:NoSchedule",), 50)
+    assert pool.version == "1.34.6"
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 
 pytest.importorskip("azure.core", reason="the Azure extra is not installed")
+
+from azure.core.credentials import AccessToken
+from azure.core.pipeline import PipelineContext, PipelineRequest
+from azure.core.rest import HttpRequest
 
 from kubenclave.cluster.azure import transport
 from kubenclave.cluster.azure.marks import directory_filter, directory_tag
 from kubenclave.cluster.azure.session import _is_base, choose
 from kubenclave.cluster.azure.transport import Patience
 from kubenclave.cluster.facts import Subscription
-from kubenclave.errors import NotFound, UsageError
+from kubenclave.errors import NotFound, Unreachable, UsageError
 
 
 def subscription(digit, state="Enabled"):
@@ -83,5 +89,38 @@ def test_pauses_grow_to_a_bound_and_end_with_the_patience(monkeypatch):
 
 
 def test_a_quote_in_a_mark_cannot_leave_the_filter():
-    assert directory_tag("g/c") == "kubenclave-cluster:g/c"
-    assert directory_filter("g'or/c") == "tags/any(tag:tag eq 'kubenclave-cluster:g''or/c')"
+    assert directory_filter("s", "g'or/c") == "tags/any(tag:tag eq 'kubenclave-cluster:s/g''or/c')"
+
+
+def test_the_same_cluster_of_another_subscription_has_another_mark_in_the_directory():
+    one, other = subscription("A").id, subscription("b").id
+
+    assert directory_tag(one, "g/c") == f"kubenclave-cluster:{one.lower()}/g/c"
+    assert directory_tag(one.lower(), "g/c") == directory_tag(one, "g/c") != directory_tag(other, "g/c")
+
+
+@pytest.mark.parametrize(
+    ("base", "url", "goes"),
+    [
+        ("https://arm.example", "https://arm.example:443/next", True),
+        ("https://arm.example:443", "https://arm.example/next", True),
+        ("https://arm.example", "https://eu.arm.example:443/next", True),
+        ("https://arm.example", "https://arm.example:444/next", False),
+        ("https://arm.example:8443", "https://arm.example/next", False),
+        ("https://arm.example", "http://arm.example:443/next", False),
+    ],
+)
+def test_the_port_of_https_is_the_same_written_and_left_out(base, url, goes):
+    signed = []
+
+    class Given:
+        def get_token(self, *scopes, **_options):
+            signed.extend(scopes)
+            return AccessToken("token", 2**40)
+
+    bearer = transport._Bearer(Given(), "scope", base)
+    request = PipelineRequest(HttpRequest("GET", url), PipelineContext(None))
+
+    with nullcontext() if goes else pytest.raises(Unreachable, match=r"which is not arm\.example"):
+        bearer.on_request(request)
+    assert bool(signed) is goes

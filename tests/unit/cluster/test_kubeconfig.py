@@ -31,6 +31,7 @@ def handed(**options):
     return handed_out(yaml.safe_dump(config(**options)).encode())
 
 
+NEW = "another"
 OTHER = b"""apiVersion: v1
 kind: Config
 current-context: other
@@ -69,11 +70,11 @@ def test_the_same_twice_changes_nothing():
 def test_another_entry_of_the_same_name_is_replaced_only_where_it_is_asked_for():
     once = merge(OTHER, handed(), overwrite=False).text.encode()
     with pytest.raises(Refused, match="clusterUser_g_c") as refused:
-        merge(once, handed(token="new"), overwrite=False)
+        merge(once, handed(token=NEW), overwrite=False)
     assert "--overwrite-existing" in refused.value.hint
-    found = yaml.safe_load(merge(once, handed(token="new"), overwrite=True).text)
+    found = yaml.safe_load(merge(once, handed(token=NEW), overwrite=True).text)
     assert [entry["name"] for entry in found["users"]] == ["other", "clusterUser_g_c"]
-    assert found["users"][1]["user"] == {"token": "new"}
+    assert found["users"][1]["user"] == {"token": NEW}
 
 
 def test_the_context_of_an_administrator_has_a_name_of_its_own():
@@ -87,11 +88,25 @@ def test_what_has_that_name_already_is_not_given_it_twice():
     assert handed(name="c-admin", user="clusterAdmin_g_c")["current-context"] == "c-admin"
 
 
-@pytest.mark.parametrize(("program", "told"), [("kubelogin", "takes the program kubelogin"), ("/tmp/evil", "runs the program '/tmp/evil'")])
+@pytest.mark.parametrize(("program", "told"), [("kubelogin", "takes the program kubelogin"), ("/x/evil", "runs '/x/evil'")])
 def test_a_program_that_signing_in_runs_is_said(program, told):
     users = [{"name": "clusterUser_g_c", "user": {"exec": {"command": program, "args": []}}}]
-    (remark,) = merge(None, handed(users=users), overwrite=False).remarks
+    merged = merge(None, handed(users=users), overwrite=False)
+    (remark,) = merged.remarks
     assert told in remark
+    assert merged.runs == (program,)
+
+
+@pytest.mark.parametrize("field", ["certificate-authority", "client-certificate", "client-key", "tokenFile"])
+def test_an_answer_that_names_a_file_of_this_machine_is_refused(field):
+    with pytest.raises(Refused, match=field):
+        handed(users=[{"name": "clusterUser_g_c", "user": {field: "/etc/shadow"}}])
+
+
+@pytest.mark.parametrize("field", ["insecure-skip-tls-verify", "proxy-url"])
+def test_a_weak_connection_is_said(field):
+    clusters = [{"name": "c", "cluster": {"server": "https://c", field: True}}]
+    assert field in merge(None, handed(clusters=clusters), overwrite=False).remarks[0]
 
 
 @pytest.mark.parametrize(
@@ -99,6 +114,8 @@ def test_a_program_that_signing_in_runs_is_said(program, told):
     [
         {"server": "http://c"},
         {"server": "file:///etc"},
+        {"server": "https://"},
+        {"server": "https://[x"},
         {"clusters": []},
         {"users": None},
         {"contexts": [{"name": "c", "context": {"cluster": "other", "user": "clusterUser_g_c"}}]},

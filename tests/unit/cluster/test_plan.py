@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,11 @@ from kubenclave.cluster.steps import Kind, Step, Verb
 from kubenclave.errors import Refused
 
 AKS = "Microsoft.ContainerService"
-NOTHING = Found(providers={AKS: "NotRegistered", "Microsoft.Compute": "Registered"})
+SPOT = "kubernetes.azure.com/scalesetpriority"
+NOTHING = Found(
+    providers={AKS: "NotRegistered", "Microsoft.Compute": "Registered"},
+    features={f"{AKS}/One": "NotRegistered", f"{AKS}/Two": "Unregistered"},
+)
 
 
 def cluster_spec(**changes):
@@ -35,13 +40,19 @@ def made_pool(spec, pool):
         count=pool.count,
         mode=pool.mode.value,
         autoscale=None if pool.autoscale is None else (pool.autoscale.min, pool.autoscale.max),
-        labels=dict(pool.labels),
-        taints=tuple(taint.text() for taint in pool.taints),
+        labels=dict(pool.labels) | ({SPOT: "spot"} if pool.spot else {}),
+        taints=(*(taint.text() for taint in pool.taints), *([f"{SPOT}=spot:NoSchedule"] if pool.spot else [])),
         spot=pool.spot,
         max_pods=pool.max_pods or 30,
         state="Succeeded",
-        tags={**spec.tags, **scale_from_zero_tags(spec, pool), OWNER_TAG: spec.owner},
+        tags={name.upper(): value for name, value in {**spec.tags, **scale_from_zero_tags(spec, pool), OWNER_TAG: spec.owner}.items()},
+        version=version_of(spec),
     )
+
+
+def version_of(spec):
+    version = spec.kubernetes_version or "1.35"
+    return version if version.count(".") == 2 else f"{version}.1"
 
 
 def made_cluster(spec, principal, state="Succeeded"):
@@ -49,16 +60,15 @@ def made_cluster(spec, principal, state="Succeeded"):
     return FoundCluster(
         location=spec.location,
         state=state,
-        kubernetes_version=f"{spec.kubernetes_version or '1.35'}.1"
-        if (spec.kubernetes_version or "1.35").count(".") < 2
-        else spec.kubernetes_version,
+        kubernetes_version=version_of(spec),
         client_id=principal.app_id if spec.identity is Identity.SERVICE_PRINCIPAL and principal else "",
         network_plugin=network["networkPlugin"],
         network_mode=network.get("networkPluginMode", ""),
         addon=spec.sgx.by is Sgx.ADDON,
         quote_helper=spec.sgx.by is Sgx.ADDON and spec.sgx.quote_helper,
         pools=tuple(made_pool(spec, pool) for pool in spec.pools),
-        tags={**spec.tags, OWNER_TAG: spec.owner},
+        tags={name.title(): value for name, value in {**spec.tags, OWNER_TAG: spec.owner}.items()},
+        power="Running",
     )
 
 
@@ -91,7 +101,8 @@ def after(spec: ClusterSpec, found: Found, step: Step) -> Found:  # noqa: C901, 
         case Kind.SECRET, Verb.DELETE:
             return replace(found, principal=replace(found.principal, has_secret=False))
         case Kind.ROLE, _:
-            return replace(found, principal=replace(found.principal, has_role=step.verb is Verb.CREATE))
+            given = step.verb is Verb.CREATE
+            return replace(found, principal=replace(found.principal, has_role=given, role_on_group=given))
         case Kind.CLUSTER, Verb.CREATE:
             assert found.cluster is None
             assert found.group is not None
@@ -102,6 +113,8 @@ def after(spec: ClusterSpec, found: Found, step: Step) -> Found:  # noqa: C901, 
             if found.cluster.state == "Failed":
                 pools = [made_pool(spec, wanted[pool.name]) if pool.name in wanted else replace(pool, state="Succeeded") for pool in pools]
             version = found.cluster.kubernetes_version if spec.kubernetes_version is None else fresh.kubernetes_version
+            if version != found.cluster.kubernetes_version:
+                pools = [replace(pool, version=version) for pool in pools]
             return replace(found, cluster=replace(with_pools(fresh, pools), kubernetes_version=version))
         case Kind.CLUSTER, Verb.WAIT:
             if found.cluster.state == "Deleting":
@@ -115,6 +128,7 @@ def after(spec: ClusterSpec, found: Found, step: Step) -> Found:  # noqa: C901, 
             return replace(found, cluster=with_pools(found.cluster, [*found.cluster.pools, made_pool(spec, wanted[step.name])]))
         case Kind.POOL, Verb.UPDATE:
             pools = [made_pool(spec, wanted[pool.name]) if pool.name == step.name else pool for pool in found.cluster.pools]
+            assert any(pool.mode == "System" for pool in pools)
             return replace(found, cluster=with_pools(found.cluster, pools))
         case Kind.POOL, Verb.DELETE | Verb.WAIT:
             gone = [pool for pool in found.cluster.pools if pool.name != step.name or (step.verb is Verb.WAIT and pool.state != "Deleting")]
@@ -127,7 +141,7 @@ def after(spec: ClusterSpec, found: Found, step: Step) -> Found:  # noqa: C901, 
 def done(spec, found, steps, count=None):
     """Do the first steps of a plan, in its order; nothing that comes after a WAIT."""
     blocked = set()
-    for step in steps[:count]:
+    for step in (step for step in steps[:count] if not step.is_remark):
         if blocked & set(step.after):
             blocked.add(step.key)
             continue
@@ -152,6 +166,7 @@ pools = st.builds(
     Pool,
     name=pool_names,
     vm_size=st.just("Standard_DC2s_v3"),
+    spot=st.just(value=False),
     count=st.integers(0, 3),
     mode=st.sampled_from(Mode),
     autoscale=autoscales,
@@ -160,15 +175,24 @@ pools = st.builds(
         st.builds(Taint, key=st.sampled_from("kl"), effect=st.sampled_from(Effect)), max_size=2, unique_by=lambda t: t.text()
     ).map(tuple),
 )
+# One pool is of spot nodes, and one may be the only System pool in a file and be gone from the next.
+spot_pools = st.lists(st.builds(Pool, name=st.just("spot"), vm_size=st.just("Standard_DC2s_v3"), spot=st.just(value=True)), max_size=1)
+system_names = st.sampled_from(["system", "main", "a", "b"])
 specs = st.builds(
-    lambda more, identity, sgx, quote, tags, features: cluster_spec(
-        pools=(Pool(name="system", vm_size="Standard_D2s_v5", mode=Mode.SYSTEM), *more),
+    lambda more, spot, system, identity, sgx, quote, tags, features: cluster_spec(
+        pools=(
+            *(pool for pool in more if pool.name != system),
+            Pool(name=system, vm_size="Standard_DC2s_v3", mode=Mode.SYSTEM),
+            *spot,
+        ),
         identity=identity,
         sgx=SgxOptions(by=sgx, quote_helper=quote),
         tags=tags,
         features=features,
     ),
     st.lists(pools, max_size=3, unique_by=lambda pool: pool.name),
+    spot_pools,
+    system_names,
     st.sampled_from(Identity),
     st.sampled_from(Sgx),
     st.booleans(),
@@ -340,6 +364,61 @@ def test_a_pool_without_the_mark_is_left_alone_and_one_of_its_name_refused():
         plan(SPEC, changed_pool("sgx", tags={}))
 
 
+def test_what_aks_itself_puts_on_the_nodes_is_no_difference():
+    have = changed_pool("sgx", labels={SPOT: "spot"}, taints=(f"{SPOT}=spot:NoSchedule",))
+    assert plan(SPEC, have) == ()
+    (step,) = plan(SPEC, changed_pool("sgx", labels={SPOT: "spot", "x": "1"}))
+    assert step.changes == ("labels: x=1 -> none",)
+
+
+def test_tags_by_which_a_pool_told_the_autoscaler_of_epc_go_once_they_are_not_wanted_and_those_of_others_stay():
+    told = "k8s.io_cluster-autoscaler_node-template_resources_"
+    have = changed_pool("sgx", tags={OWNER_TAG: "g/c", f"{told}openenclave.io_sgx_epc_MiB": "8192", f"{told}nvidia.com_gpu": "1", "x": "y"})
+    (step,) = plan(SPEC, have)
+    assert step.changes == (f"tag {told}openenclave.io_sgx_epc_MiB: 8192 -> none",)
+
+
+def test_letters_of_a_tags_name_make_no_difference_and_those_of_its_value_do():
+    spec = cluster_spec(tags={"team": "x"})
+    have = found(spec)
+    spelled = {"TEAM": "x", OWNER_TAG.upper(): "g/c"}
+    pools = [replace(pool, tags=spelled) for pool in have.cluster.pools]
+    have = replace(have, group=replace(have.group, tags=spelled), cluster=replace(with_pools(have.cluster, pools), tags=spelled))
+    assert plan(spec, have) == ()
+    assert {step.changes for step in plan(cluster_spec(tags={"Team": "X"}), have)} == {("tag Team: x -> X",)}
+
+
+def test_the_system_pool_is_swapped_by_making_the_other_one_first():
+    old = cluster_spec(pools=(Pool(name="a", vm_size="s", mode=Mode.SYSTEM), Pool(name="b", vm_size="s"), Pool(name="gone", vm_size="s")))
+    new = cluster_spec(pools=(Pool(name="a", vm_size="s"), Pool(name="b", vm_size="s", mode=Mode.SYSTEM), Pool(name="new", vm_size="s")))
+    steps = plan(new, found(old))
+    assert keys(steps) == ["update pool b", "create pool new", "update pool a", "delete pool gone"]
+    assert all(before.key in step.after for before, step in pairwise(steps))
+
+
+def test_pools_that_an_upgrade_of_the_control_plane_left_behind_are_taken_along():
+    spec = cluster_spec(kubernetes_version="1.36")
+    have = changed_cluster(spec, pools=tuple(replace(pool, version="1.35.1") for pool in found(spec).cluster.pools))
+    assert [(step.key, step.changes) for step in plan(spec, have)] == [
+        ("update pool system", ("Kubernetes: 1.35.1 -> 1.36",)),
+        ("update pool sgx", ("Kubernetes: 1.35.1 -> 1.36",)),
+    ]
+    assert plan(SPEC, have) == ()
+
+
+def test_pools_go_with_the_clusters_own_upgrade_in_one_request():
+    assert keys(plan(cluster_spec(kubernetes_version="1.36"), found())) == ["update cluster C"]
+
+
+def test_a_stopped_cluster_is_not_changed_and_it_is_told_how_it_is_started():
+    have = changed_cluster(power="Stopped")
+    assert plan(SPEC, have) == ()
+    with pytest.raises(Refused, match=r"stopped.*update cluster C") as refused:
+        plan(cluster_spec(tags={"team": "x"}), have)
+    assert refused.value.hint == "Start it first: az aks start --resource-group G --name C"
+    assert keys(plan(SPEC, changed_cluster(power="Stopped", state="Starting"))) == ["wait cluster C"]
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -378,7 +457,15 @@ def test_a_secret_that_is_not_kept_here_is_replaced_only_while_there_is_no_clust
     have = found(spec)
     lost = replace(have, principal=replace(have.principal, has_secret=False))
     assert plan(spec, lost) == ()
-    assert keys(plan(spec, replace(lost, cluster=None))) == ["update secret g/c", "create cluster C"]
+    assert keys(plan(spec, replace(lost, cluster=None))) == ["adopt application app", "update secret g/c", "create cluster C"]
+
+
+def test_an_application_that_is_taken_up_is_shown_by_its_id_only_until_the_cluster_is_there():
+    spec = cluster_spec(identity=Identity.SERVICE_PRINCIPAL)
+    have = found(spec)
+    adopt = plan(spec, replace(have, cluster=None))[0]
+    assert (adopt.key, adopt.is_remark) == ("adopt application app", True)
+    assert not any(step.verb is Verb.ADOPT for step in (*plan(spec, have), *plan(spec, NOTHING)))
 
 
 def test_a_service_principal_that_the_file_no_longer_asks_for_goes():
@@ -404,10 +491,10 @@ def test_a_feature_is_followed_by_its_provider_also_where_a_run_before_was_kille
     assert f"register provider {AKS}" in keys(plan(spec, registered))
 
 
-@pytest.mark.parametrize("state", ["Pending", "NotFound"])
-def test_a_feature_that_waits_for_consent_or_has_ended_is_not_asked_for_again(state):
+@pytest.mark.parametrize("state", ["Pending", "NotFound", None])
+def test_a_feature_that_waits_for_consent_has_ended_or_may_not_be_asked_about_is_not_asked_for(state):
     spec = cluster_spec(features=(f"{AKS}/One",))
-    assert not any(step.kind is Kind.FEATURE for step in plan(spec, replace(NOTHING, features={f"{AKS}/One": state})))
+    assert not any(step.kind is Kind.FEATURE for step in plan(spec, replace(NOTHING, features={f"{AKS}/One": state} if state else {})))
 
 
 # --- removal ---
@@ -422,6 +509,22 @@ def test_down_removes_the_cluster_then_what_it_needed_then_the_group():
         "delete application g/c",
         "delete group g",
     ]
+
+
+def test_a_service_principal_that_cannot_be_seen_or_is_not_marked_is_said_to_stay():
+    spec = cluster_spec(identity=Identity.SERVICE_PRINCIPAL)
+    keep = removal(found(spec, principal=None), spec.owner)[1]
+    assert (keep.verb, keep.kind, keep.name) == (Verb.KEEP, Kind.PRINCIPAL, "app")
+    keep = removal(found(directory_failure="Graph said no."), SPEC.owner)[1]
+    assert (keep.verb, keep.kind) == (Verb.KEEP, Kind.APPLICATION)
+    assert "Graph said no." in keep.reason
+
+
+def test_a_role_that_comes_from_above_the_group_is_not_taken_away():
+    spec = cluster_spec(identity=Identity.SERVICE_PRINCIPAL)
+    have = found(spec)
+    steps = removal(replace(have, principal=replace(have.principal, role_on_group=False)), spec.owner)
+    assert not any(step.kind is Kind.ROLE for step in steps)
 
 
 def test_a_group_with_something_else_in_it_is_kept_and_it_is_said_why():

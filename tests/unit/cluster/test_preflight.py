@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kubenclave.cluster import rules
 from kubenclave.cluster.facts import (
     Found,
     FoundCluster,
@@ -169,13 +170,13 @@ def test_a_group_that_is_being_deleted_is_told():
     assert "being deleted" in only(check(found=changed(FOUND, group=changed(GROUP, state="Deleting"))), "group g").what
 
 
-def test_names_that_make_the_nodes_group_too_long_block_with_how_much_to_cut():
-    assert len("MC_" + "g" * 67 + "_c_uksouth") == 80
-    assert not [each for each in check(changed(SPEC, group="g" * 67)) if each.blocks]
+@pytest.mark.parametrize(("power", "state", "told"), [("Stopped", "Succeeded", 1), ("Running", "Succeeded", 0), ("Stopped", "Deleting", 0)])
+def test_a_stopped_cluster_blocks_with_the_command_that_starts_it(power, state, told):
+    findings = check(found=changed(FOUND, group=GROUP, cluster=a_cluster(power=power, state=state)))
+    stopped = [each for each in findings if each.about == "cluster c"]
 
-    finding = only(check(changed(SPEC, group="g" * 75)), "name")
-    assert finding.blocks
-    assert finding.fix == "Make name and group together 8 letters shorter."
+    assert len(stopped) == told
+    assert all(each.blocks and "az aks start --name c --resource-group g" in each.fix for each in stopped)
 
 
 def test_a_cluster_of_someone_else_blocks_and_the_missing_tag_is_named():
@@ -229,6 +230,18 @@ def test_registering_what_is_not_registered_takes_a_permission_of_its_own():
     assert blocking == {"permission Microsoft.Compute/register/action", "permission Microsoft.Features/providers/features/register/action"}
 
 
+@pytest.mark.parametrize(
+    ("general", "blocks"), [((OWNER,), None), ((), True), ((Permission(actions=("*/read",), not_actions=()),), True), (None, False)]
+)
+def test_an_owner_of_the_group_alone_is_told_that_it_may_not_register(general, blocks):
+    found = changed(FOUND, group=GROUP, providers={"Microsoft.Compute": "NotRegistered"})
+    findings = check(offer=changed(OFFER, permissions=(OWNER,), subscription_permissions=general), found=found)
+    told = [each for each in findings if each.about == "permission Microsoft.Compute/register/action"]
+
+    assert [each.blocks for each in told] == ([] if blocks is None else [blocks])
+    assert all("the subscription" in each.fix for each in told)
+
+
 @pytest.mark.parametrize(("may", "blocks"), [(False, True), (None, False)])
 def test_an_account_that_may_not_make_applications_is_told(may, blocks):
     spec = changed(SPEC, identity=Identity.SERVICE_PRINCIPAL)
@@ -262,6 +275,20 @@ def test_a_feature_that_is_not_registered_is_told(state, blocks):
 
     assert finding.blocks is blocks
     assert "Gen2VMPreview" in finding.what
+
+
+def test_a_feature_that_the_account_may_not_ask_for_is_told_as_unknown():
+    finding = only(check(changed(SPEC, features=("Microsoft.ContainerService/X",))), "features")
+
+    assert not finding.blocks
+    assert "Microsoft.ContainerService/X" in finding.what
+
+
+def test_a_directory_that_did_not_answer_is_told_and_does_not_block():
+    finding = only(check(found=changed(FOUND, directory_failure="it did not answer")), "identity")
+
+    assert not finding.blocks
+    assert finding.evidence == "it did not answer"
 
 
 def test_a_size_that_the_region_has_not_blocks_and_the_nearest_is_named():
@@ -344,6 +371,19 @@ def test_spot_nodes_count_against_the_regions_spot_quota_alone():
     assert abouts == {"quota lowprioritycores"}
 
 
+@pytest.mark.parametrize(("capable", "blocks"), [(False, True), (True, None), (None, None)])
+def test_a_spot_pool_of_a_size_that_is_not_to_be_had_as_spot_blocks(capable, blocks):
+    size = changed(OFFER.sizes["standard_dc4s_v3"], spot=capable)
+    offer = changed(OFFER, sizes={**OFFER.sizes, "standard_dc4s_v3": size})
+
+    def told(*, spot):
+        findings = check(with_pools(SPEC.pools[0], changed(SPEC.pools[1], spot=spot)), offer)
+        return [each.blocks for each in findings if each.about == "pools[sgx].spot"]
+
+    assert told(spot=True) == ([] if blocks is None else [blocks])
+    assert told(spot=False) == []
+
+
 def test_a_quota_that_azure_does_not_list_is_told_as_unknown():
     quotas = {name: quota for name, quota in OFFER.quotas.items() if name != "standarddcsv3family"}
 
@@ -406,11 +446,30 @@ def test_a_retired_series_is_told_as_retired():
     assert "was retired on 2026-06-30" in finding.what
 
 
-def test_the_ends_of_kubenet_and_dv2_are_told_with_their_dates():
-    findings = check(with_pools(Pool(name="system", vm_size="Standard_D2_v2", mode=Mode.SYSTEM), network=Network.KUBENET))
+def test_the_end_of_dv2_is_told_with_its_date():
+    findings = check(with_pools(Pool(name="system", vm_size="Standard_D2_v2", mode=Mode.SYSTEM)))
 
-    assert "2028-03-31" in only(findings, "network").what
     assert "2028-05-01" in only(findings, "pools[system].vmSize").what
+
+
+@pytest.mark.parametrize("change", [{"network": Network.KUBENET}, {"group": "g" * 75}])
+def test_what_the_file_says_against_itself_is_not_told_a_second_time(change):
+    spec = changed(SPEC, **change)
+    abouts = {each.about for each in rules.check(spec)} - {each.about for each in rules.check(SPEC)}
+
+    assert len(abouts) == 1
+    assert check(spec) == check()
+
+
+def test_an_upgrade_is_told_to_take_nodes_that_the_quotas_do_not_count():
+    def told(wanted, **fields):
+        findings = check(changed(SPEC, kubernetes_version=wanted), found=changed(FOUND, group=GROUP, cluster=a_cluster(**fields)))
+        return [each for each in findings if "at least one node more" in each.what]
+
+    assert [each.blocks for each in told("1.35", kubernetes_version="1.34.2")] == [False]
+    assert not told("1.35", kubernetes_version="1.35.2")
+    assert not told(None, kubernetes_version="1.34.2")
+    assert not told("1.35", kubernetes_version="1.34.2", state="Deleting")
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,17 @@ def test_bounds_that_contradict_each_other_or_the_count_are_refused(count, bound
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_count_within_its_bounds_is_fine_from_zero_on(count):
-    assert found(SYSTEM, {**SGX, "count": count, "autoscale": {"min": 0, "max": 2}}) == ()
+    assert found(SYSTEM, {**SGX, "count": count, "autoscale": {"min": 0, "max": 2}}, sgx={"by": "addon"}) == ()
+
+
+def test_an_empty_sgx_pool_of_the_node_agent_is_told_that_it_grows_for_one_name_of_epc_alone():
+    pool = {**SGX, "count": 1, "autoscale": {"min": 0, "max": 2}}
+    (finding,) = found(SYSTEM, pool)
+
+    assert (finding.about, finding.blocks) == ("pools[sgx].autoscale", False)
+    assert "--dialect intel" in finding.fix
+    assert found(SYSTEM, {**pool, "autoscale": {"min": 1, "max": 2}}) == ()
+    assert found(SYSTEM, SGX, {**SYSTEM, "name": "more", "mode": "User", "count": 0, "autoscale": {"min": 0, "max": 2}}) == ()
 
 
 def test_zero_nodes_and_spot_are_for_user_pools():
@@ -177,7 +187,7 @@ def test_kubenet_is_told_to_end_and_refused_for_more_than_400_nodes():
 
 def test_overlay_is_told_that_the_pod_addresses_are_for_256_nodes():
     assert told(SYSTEM, {**SGX, "count": 254}, network="azure-overlay") == []
-    assert told(SYSTEM, {**SGX, "count": 0, "autoscale": {"min": 0, "max": 255}}, network="azure-overlay") == ["network"]
+    assert told(SYSTEM, {**SGX, "count": 1, "autoscale": {"min": 1, "max": 255}}, network="azure-overlay") == ["network"]
 
 
 def test_the_flat_network_is_told_when_its_subnet_is_too_small():
@@ -185,17 +195,20 @@ def test_the_flat_network_is_told_when_its_subnet_is_too_small():
     assert told(SYSTEM, {**SGX, "count": 261, "maxPods": 250}) == ["network"]
 
 
-def test_more_than_5000_nodes_are_refused_to_begin_with_and_told_as_a_bound():
-    many = [{**SGX, "name": f"p{place}", "count": 1000} for place in range(5)]
-    assert "pools" in blocking(SYSTEM, *many)
-    assert "pools" in told(SYSTEM, *[{**pool, "count": 0, "autoscale": {"min": 0, "max": 1000}} for pool in many])
+def test_more_than_the_free_tiers_1000_nodes_are_refused_to_begin_with_and_told_as_a_bound():
+    assert "pools" not in blocking(SYSTEM, {**SGX, "count": 998})
+    assert "pools" in blocking(SYSTEM, {**SGX, "count": 999})
+    assert "pools" in told(SYSTEM, {**SGX, "autoscale": {"min": 1, "max": 999}})
 
 
 def test_fifty_tags_with_kubenclaves_own_are_the_limit():
     tags = {f"t{place}": "" for place in range(49)}
     assert blocking(tags=tags) == []
     assert blocking(tags=tags | {"one": ""}) == ["tags"]
-    assert blocking(SYSTEM, {**SGX, "autoscale": {"min": 0, "max": 1}}, tags=tags) == ["tags"]
+    empty = {**SGX, "autoscale": {"min": 0, "max": 1}}
+    assert blocking(SYSTEM, empty, tags=dict.fromkeys([*tags][:47], "")) == []
+    assert blocking(SYSTEM, empty, tags=dict.fromkeys([*tags][:48], "")) == ["tags"]
+    assert blocking(SYSTEM, empty, tags=tags, sgx={"by": "none"}) == []
 
 
 @pytest.mark.parametrize("tags", [{"Kubenclave-Cluster": "b/a"}, {"azure-x": ""}, {"Microsoft": ""}, {"a": "", "A": ""}])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import stat
+from datetime import UTC, datetime
 
 import pytest
 
-from kubenclave.cluster.secrets import Files, Keyring, Secret, store
+from kubenclave.cluster.secrets import Files, Keyring, Secret, holds, is_expired, store
 from kubenclave.errors import HostUnfit, Refused
 
 CLIENT = "33333333-3333-4333-8333-333333333333"
@@ -137,3 +138,31 @@ def test_a_keyring_that_no_operating_system_guards_is_not_used(tmp_path, monkeyp
     monkeypatch.setattr(keyring, "get_keyring", guarded)
     assert isinstance(store(tmp_path), Keyring)
     assert "SecretService" in store(tmp_path).where
+
+
+NOW = datetime(2027, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("expires", "expired"),
+    [
+        ("2027-01-02T00:00:00Z", True),
+        ("2027-01-02T00:00:00.0000001Z", True),
+        ("2027-01-02T00:00:01Z", False),
+        ("2027-01-01T23:59:59", True),
+        ("2027-01-02T00:30:00+01:00", True),
+        ("", False),
+        ("soon", False),
+    ],
+)
+def test_a_secret_has_expired_at_its_end_and_one_without_a_readable_end_has_not(expires, expired):
+    assert is_expired(Secret(value="s", expires=expires), NOW) is expired
+
+
+def test_a_secret_that_has_expired_counts_as_none(tmp_path):
+    files = Files(tmp_path / "secrets")
+    assert not holds(files, CLIENT, NOW)
+    files.keep(CLIENT, Secret(value="s", expires="2027-01-03T00:00:00Z"))
+    assert holds(files, CLIENT, NOW)
+    files.keep(CLIENT, Secret(value="s", expires="2027-01-01T00:00:00Z"))
+    assert not holds(files, CLIENT, NOW)

@@ -49,13 +49,20 @@ def test_the_add_on_is_asked_for_as_recorded():
 
 
 @pytest.mark.parametrize(
-    ("by", "tag"),
-    [("addon", ("sgx.intel.com_epc", str(8 << 30))), ("node-agent", ("openenclave.io_sgx_epc_MiB", "8192")), ("none", None)],
+    ("by", "read"),
+    [
+        ("addon", {"sgx.intel.com/epc": str(8 << 30), "sgx.intel.com/enclave": "250"}),
+        ("node-agent", {"sgx.intel.com/epc": str(8 << 30), "sgx.intel.com/enclave": "250"}),
+        ("none", {}),
+    ],
 )
-def test_a_pool_that_starts_empty_tells_the_autoscaler_its_epc(by, tag):
+def test_a_pool_that_starts_empty_tells_the_autoscaler_its_epc_and_device_by_names_that_it_can_read(by, read):
     tags = cluster_body(spec(pools=[*SMALL["pools"], SGX_POOL], sgx={"by": by}))["properties"]["agentPoolProfiles"][1]["tags"]
-    told = {key: value for key, value in tags.items() if key.startswith("k8s.io_cluster-autoscaler_node-template_resources_")}
-    assert told == ({} if tag is None else {f"k8s.io_cluster-autoscaler_node-template_resources_{tag[0]}": tag[1]})
+    prefix = "k8s.io_cluster-autoscaler_node-template_resources_"
+    # As the autoscaler reads them (kubernetes/autoscaler, azure_template.go).
+    told = {key.removeprefix(prefix).replace("_", "/").replace("~2", "/"): value for key, value in tags.items() if key.startswith(prefix)}
+
+    assert told == read
 
 
 def test_a_service_principals_cluster_asks_for_no_managed_identity():

@@ -219,3 +219,48 @@ def test_a_kubeconfig_gets_the_names_that_clients_merge_by():
 def test_a_body_that_is_no_json_is_refused():
     with pytest.raises(Rejected):
         cluster_body({"properties": 5}, None, Naming(group="g", name="c", location="uksouth", new_id=str))
+
+
+def test_a_new_spot_pool_gets_the_label_and_the_taint_of_aks_and_keeps_what_a_change_says(azure):
+    azure.ready().ask("PUT", CLUSTER, body())
+    azure.now += 10
+    pool = f"{CLUSTER}/agentPools/spare"
+    wanted = {"count": 1, "vmSize": "Standard_DC1s_v3", "scaleSetPriority": "Spot", "nodeLabels": {"tee": "sgx"}}
+    made = azure.ask("PUT", pool, {"properties": wanted}).body["properties"]
+    azure.now += 10
+
+    assert made["nodeLabels"] == {"tee": "sgx", "kubernetes.azure.com/scalesetpriority": "spot"}
+    assert made["nodeTaints"] == ["kubernetes.azure.com/scalesetpriority=spot:NoSchedule"]
+    changed = azure.ask("PUT", pool, {"properties": {**made, "nodeLabels": {}}}).body["properties"]
+    assert (changed["nodeLabels"], changed["nodeTaints"]) == ({}, made["nodeTaints"])
+
+
+def test_labels_and_tags_that_a_change_leaves_out_are_gone(azure):
+    azure.ready().ask("PUT", CLUSTER, body())
+    azure.now += 10
+    pool = f"{CLUSTER}/agentPools/more"
+    wanted = {"count": 1, "vmSize": "Standard_DC1s_v3", "nodeLabels": {"a": "1", "b": "2"}, "tags": {"a": "1", "b": "2"}}
+    azure.ask("PUT", pool, {"properties": wanted})
+    azure.now += 10
+    changed = azure.ask("PUT", pool, {"properties": {**wanted, "nodeLabels": {"b": "2"}, "tags": {"a": "1"}}}).body["properties"]
+
+    assert (changed["nodeLabels"], changed["tags"]) == ({"b": "2"}, {"a": "1"})
+
+
+def test_a_change_names_the_service_principal_with_its_secret_or_not_at_all(azure):
+    azure.ready()
+    application = azure.ask("POST", "/v1.0/applications", {"displayName": "x"}).body
+    azure.ask("POST", "/v1.0/servicePrincipals", {"appId": application["appId"]})
+    azure.now += 10
+    whole = body(servicePrincipalProfile={"clientId": application["appId"], "secret": "s"})
+    assert azure.ask("PUT", CLUSTER, whole).status == 201
+    azure.now += 10
+    read = azure.ask("GET", CLUSTER).body
+    refused = azure.ask("PUT", CLUSTER, read)
+
+    assert (refused.status, "servicePrincipalProfile.secret" in refused.body["error"]["message"]) == (400, True)
+    left_out = {**read, "properties": {name: value for name, value in read["properties"].items() if name != "servicePrincipalProfile"}}
+    changed = azure.ask("PUT", CLUSTER, left_out)
+    assert (changed.status, changed.body["properties"]["servicePrincipalProfile"]["clientId"]) == (200, application["appId"])
+    azure.now += 10
+    assert azure.ask("PUT", CLUSTER, whole).status == 200

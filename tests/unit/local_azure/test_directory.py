@@ -141,3 +141,18 @@ def test_applications_and_principals_are_found_by_their_tags(azure):
     query = "?$filter=tags/any(t:t eq 'mark:g/o''c')"
     assert [each["id"] for each in azure.ask("GET", f"/v1.0/applications{query}").body["value"]] == [marked["id"]]
     assert [each["id"] for each in azure.ask("GET", f"/v1.0/servicePrincipals{query}").body["value"]] == [principal["id"]]
+
+
+def test_secrets_are_listed_by_their_names_and_keys_and_taken_out_by_their_keys(azure):
+    application, secret, _ = principal_of(azure)
+    path = f"/v1.0/applications/{application['id']}"
+    made = azure.ask("POST", f"{path}/addPassword", {"passwordCredential": {"displayName": "kubenclave"}}).body
+    azure.now += 5
+    listed = azure.ask("GET", path).body["passwordCredentials"]
+
+    assert [(each["displayName"], each["secretText"]) for each in listed] == [(None, None), ("kubenclave", None)]
+    assert (listed[1]["keyId"], listed[1]["endDateTime"]) == (made["keyId"], made["endDateTime"])
+    assert azure.ask("POST", f"{path}/removePassword", {"keyId": listed[0]["keyId"]}).status == 204
+    assert azure.ask("POST", f"{path}/removePassword", {"keyId": listed[0]["keyId"]}).status == 400
+    assert azure.token_reply(application["appId"], secret).status == 401
+    assert azure.token_reply(application["appId"], made["secretText"]).status == 200

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
+from kubenclave.cluster.azure.asking import Asking
 from kubenclave.cluster.azure.deeds import do
-from kubenclave.cluster.azure.reading import read_found
-from kubenclave.cluster.azure.work import REPLICATION_SECONDS, Directory, Work
+from kubenclave.cluster.azure.reading import read_found, read_offer
+from kubenclave.cluster.azure.work import Directory, Lag, Work
 from kubenclave.cluster.carrying import Clock, carry_out
 from kubenclave.cluster.inventory import inventory
 from kubenclave.cluster.plan import plan
 from kubenclave.cluster.removal import does_something, removal
+from kubenclave.cluster.secrets import holds
 from kubenclave.errors import KubenclaveError, Refused
 
 if TYPE_CHECKING:
@@ -25,15 +28,18 @@ if TYPE_CHECKING:
 
     from kubenclave.cluster.azure.session import Session
     from kubenclave.cluster.carrying import Watcher
-    from kubenclave.cluster.facts import Found
+    from kubenclave.cluster.facts import Found, FoundPrincipal, Offer
     from kubenclave.cluster.secrets import Store
     from kubenclave.cluster.spec import ClusterSpec
     from kubenclave.cluster.steps import Step
 
 TIMEOUT_SECONDS = 3600.0
-# One round does it all; a second one finds nothing to do. More are for what others do at the same time, and end where that does not.
-_ROUNDS = 8
-_PAUSE_SECONDS = 2.0
+# One round does it all, and then nothing is left to do. What was all done, and is to be done again, would be so for ever.
+_SAME_ROUNDS = 2
+# Between looks at what others do at the same time: first and longest.
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 2.0, 30.0
+# ARM's lists, such as that of role assignments, show within this what was done.
+_SETTLE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +59,19 @@ def look(job: Job) -> Found:
     Raises:
         KubenclaveError: Azure did not answer, or refused to.
     """
-    return read_found(job.session, job.spec, secret_kept=lambda app_id: job.store.find(app_id) is not None)
+    now = datetime.now(tz=UTC)
+    return read_found(job.session, job.spec, secret_kept=lambda app_id: holds(job.store, app_id, now))
+
+
+def look_around(job: Job) -> tuple[Offer, Found]:
+    """Return what Azure offers in the region, and what is there; both are asked for at once.
+
+    Raises:
+        KubenclaveError: Azure did not answer, or refused to.
+    """
+    offer = Asking().begin(read_offer, job.session, job.spec)
+    found = look(job)
+    return offer.result(), found
 
 
 def up(job: Job, found: Found) -> Found:
@@ -84,11 +102,16 @@ def down(job: Job, found: Found) -> Found:
 def _rounds(job: Job, found: Found, planned: Callable[[Found], tuple[Step, ...]]) -> Found:
     clock = Clock(seconds=job.timeout_seconds, ends=time.monotonic() + job.timeout_seconds)
     directory, given_up = Directory(), set[str]()
+    before: list[tuple[Step, ...]] = []
+    again = 0
+
+    def left(now: Found) -> tuple[Step, ...]:
+        return tuple(step for step in planned(now) if step.key not in given_up)
+
     try:
-        for number in range(_ROUNDS):
-            steps = tuple(step for step in planned(found) if step.key not in given_up)
-            if not steps:
-                return found
+        while steps := left(found):
+            if before.count(steps) == _SAME_ROUNDS:
+                raise _unattainable(job, steps)
             _remember(directory, found)
             work = Work(
                 session=job.session,
@@ -100,28 +123,62 @@ def _rounds(job: Job, found: Found, planned: Callable[[Found], tuple[Step, ...]]
                 directory=directory,
                 given_up=given_up,
             )
-            if not carry_out(steps, partial(do, work), clock, job.watcher) and number:
-                clock.pause(_PAUSE_SECONDS, "what others do to the cluster")
+            if carry_out(steps, partial(do, work), clock, job.watcher):
+                before.append(steps)
+                found = _settled(job, clock, directory, partial(_differs, left, steps))
+                continue
+            if again:
+                clock.pause(min(_PAUSE_SECONDS * 2 ** (again - 1), _LONGEST_PAUSE_SECONDS), "what others do to the cluster")
+            again += 1
             found = _seen(job, clock, directory)
     except KubenclaveError:
         _tell_what_exists(job)
         raise
-    raise Refused(
-        f"{job.spec.owner} does not become what it should: after {_ROUNDS} rounds there is still to do: {'; '.join(map(_told, steps))}.",
+    return found
+
+
+def _differs(left: Callable[[Found], tuple[Step, ...]], done: tuple[Step, ...], now: Found) -> bool:
+    return left(now) != done
+
+
+def _unattainable(job: Job, steps: tuple[Step, ...]) -> Refused:
+    left = "; ".join(f"{step.key} ({', '.join(step.changes) or step.reason})" for step in steps)
+    return Refused(
+        f"{job.spec.owner} does not become what it should: there is still to do: {left}.",
         "Someone or something else may be changing it, such as a policy. Run the same command again once that has ended.",
     )
 
 
+def _settled(job: Job, clock: Clock, directory: Directory, shows: Callable[[Found], bool]) -> Found:
+    """Return what is there, once it shows what was done; what does not after some time is taken as it looks."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    told = False
+    while True:
+        found = _seen(job, clock, directory)
+        if shows(found) or time.monotonic() >= deadline:
+            return found
+        if not told:
+            job.watcher.news(f"what was done does not show yet: looking again, for {_SETTLE_SECONDS:.0f} s at most")
+            told = True
+        clock.pause(_PAUSE_SECONDS, "what was done to show")
+
+
 def _seen(job: Job, clock: Clock, directory: Directory) -> Found:
-    """Return what is there, once the directory's lists show what was made in it."""
-    deadline = time.monotonic() + REPLICATION_SECONDS
+    """Return what is there, once the directory's lists show what was made in it, and no longer what was removed."""
+    lag = Lag(clock, job.watcher, "the directory's list of applications")
     while True:
         found = look(job)
-        lacks_application = bool(directory.app_id) and found.principal is None
-        lacks_principal = bool(directory.principal_id) and found.principal is not None and not found.principal.principal_id
-        if not (lacks_application or lacks_principal) or time.monotonic() > deadline:
+        if _shows(found.principal, directory) or lag.is_over:
             return found
-        clock.pause(_PAUSE_SECONDS, "the replication of the directory")
+        lag.pause()
+
+
+def _shows(principal: FoundPrincipal | None, directory: Directory) -> bool:
+    if principal is None:
+        return not directory.app_id
+    if principal.app_id in directory.removed:
+        return False
+    return principal.app_id != directory.app_id or bool(principal.principal_id) or not directory.principal_id
 
 
 def _remember(directory: Directory, found: Found) -> None:
@@ -139,7 +196,3 @@ def _tell_what_exists(job: Job) -> None:
         return
     listed = "; ".join(f"{item.kind} {item.name} ({item.state}{'' if item.ours else ', not of this making'})" for item in there)
     job.watcher.news(f"what is there now: {listed or 'nothing'}")
-
-
-def _told(step: Step) -> str:
-    return f"{step.key} ({', '.join(step.changes) or step.reason})"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from azure.core import MatchConditions
 from azure.core.exceptions import ResourceNotFoundError
 
 from kubenclave.cluster.azure.failures import scrub, telling
+from kubenclave.cluster.azure.identities import remove_other_secrets
 from kubenclave.cluster.azure.parsing import cluster as parsed
 from kubenclave.cluster.azure.reply import text
 from kubenclave.cluster.azure.work import POLL_SECONDS, finish, until_replicated
@@ -15,7 +17,7 @@ from kubenclave.cluster.body import cluster_body, pool_properties
 from kubenclave.cluster.carrying import Again
 from kubenclave.cluster.changing import changed_cluster, changed_pool
 from kubenclave.cluster.spec import Identity
-from kubenclave.cluster.standing import ENDED_BADLY, is_working
+from kubenclave.cluster.standing import ENDED_BADLY, SUCCEEDED, is_working
 from kubenclave.errors import KubenclaveError, Refused
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from kubenclave.cluster.azure.work import Work
     from kubenclave.cluster.body import Body
     from kubenclave.cluster.spec import Pool
+
+_CREATING = "Creating"
 
 
 def create_cluster(work: Work) -> None:
@@ -36,10 +40,10 @@ def create_cluster(work: Work) -> None:
     spec = work.spec
     body = cluster_body(spec)
     doing = f"making the cluster {spec.owner}"
-    secret = _put_principal(work, body, required=True)
+    secret = _put_principal(work, body, making=True)
 
     def make() -> Any:  # noqa: ANN401 - the SDK's poller of a model
-        return work.session.containers.managed_clusters.begin_create_or_update(
+        poller = work.session.containers.managed_clusters.begin_create_or_update(
             spec.group,
             spec.name,
             cast("Any", body),
@@ -48,8 +52,11 @@ def create_cluster(work: Work) -> None:
             etag="*",
             polling_interval=POLL_SECONDS,
         )
+        _note_sent(work)
+        return poller
 
     _secretly(lambda: finish(work, lambda: until_replicated(work, make, doing), doing), secret)
+    _after_success(work)
 
 
 def update_cluster(work: Work) -> None:
@@ -66,7 +73,7 @@ def update_cluster(work: Work) -> None:
         have = clusters.get(spec.group, spec.name)
     failed = text(have, "properties", "provisioningState") in ENDED_BADLY
     body = changed_cluster(cast("Body", have.as_dict(exclude_readonly=True)), spec, pools=failed)
-    secret = _put_principal(work, body, required=False) if failed else ""
+    secret = _put_principal(work, body, making=False) if failed else ""
 
     def put() -> Any:  # noqa: ANN401 - as above
         return clusters.begin_create_or_update(
@@ -74,6 +81,8 @@ def update_cluster(work: Work) -> None:
         )
 
     _secretly(lambda: finish(work, put, doing), secret)
+    if failed:
+        _after_success(work)
 
 
 def delete_cluster(work: Work) -> None:
@@ -113,6 +122,8 @@ def wait_for_cluster(work: Work) -> None:
             if found.state in ENDED_BADLY:
                 said = text(raw, "properties", "status", "provisioningError", "message")
                 work.watcher.news(f"cluster {spec.name} ended as {found.state}{': ' if said else ''}{scrub(said)}")
+            if found.state == SUCCEEDED and work.found.cluster is not None and work.found.cluster.state == _CREATING:
+                _after_success(work)
             return
         if states != shown:
             work.watcher.news(f"cluster {spec.name}: {states}")
@@ -179,8 +190,10 @@ def delete_pool(work: Work, name: str) -> None:
     finish(work, lambda: pools.begin_delete(spec.group, spec.name, name, polling_interval=POLL_SECONDS), f"removing the pool {name}")
 
 
-def _put_principal(work: Work, body: Body, *, required: bool) -> str:
-    """Put the service principal into a body, with its secret where that is kept; return the secret.
+def _put_principal(work: Work, body: Body, *, making: bool) -> str:
+    """Put the service principal into a body, with its secret, and return the secret.
+
+    A cluster that is there takes no other secret than the one it was made with, and needs none: only this machine's own is sent again.
 
     Raises:
         Refused: The secret is needed and not kept on this machine any more.
@@ -188,16 +201,31 @@ def _put_principal(work: Work, body: Body, *, required: bool) -> str:
     if work.spec.identity is not Identity.SERVICE_PRINCIPAL:
         return ""
     kept = work.store.find(work.directory.app_id)
-    if kept is None:
-        if required:
-            raise Refused(
-                "The service principal's secret is not kept on this machine any more.", "Run the same command again: it makes another."
-            )
-        return ""
+    if kept is None and making:
+        raise Refused(
+            "The service principal's secret is not kept on this machine any more.", "Run the same command again: it makes another."
+        )
     properties = body["properties"]
-    if isinstance(properties, dict):
-        properties["servicePrincipalProfile"] = {"clientId": work.directory.app_id, "secret": kept.value}
+    if not isinstance(properties, dict):
+        return ""
+    if kept is None or not (making or kept.sent):
+        return ""
+    properties["servicePrincipalProfile"] = {"clientId": work.directory.app_id, "secret": kept.value}
     return kept.value
+
+
+def _note_sent(work: Work) -> None:
+    """Remember that AKS took this machine's secret."""
+    if work.spec.identity is not Identity.SERVICE_PRINCIPAL:
+        return
+    kept = work.store.find(work.directory.app_id)
+    if kept is not None:
+        work.store.keep(work.directory.app_id, replace(kept, sent=True))
+
+
+def _after_success(work: Work) -> None:
+    if work.spec.identity is Identity.SERVICE_PRINCIPAL and work.directory.app_id:
+        remove_other_secrets(work)
 
 
 def _secretly(do: Callable[[], object], secret: str) -> None:

@@ -38,7 +38,7 @@ _DEEDS: dict[tuple[Kind, Verb], Callable[[Work, Step], None]] = {
     (Kind.GROUP, Verb.WAIT): lambda work, _: groups.wait_for_group(work),
     (Kind.GROUP, Verb.DELETE): lambda work, _: groups.delete_group(work),
     (Kind.APPLICATION, Verb.CREATE): lambda work, _: identities.make_application(work),
-    (Kind.APPLICATION, Verb.DELETE): lambda work, _: identities.remove_applications(work),
+    (Kind.APPLICATION, Verb.DELETE): lambda work, step: identities.remove_applications(work, step.key),
     (Kind.PRINCIPAL, Verb.CREATE): lambda work, _: identities.make_principal(work),
     (Kind.SECRET, Verb.CREATE): lambda work, _: identities.make_secret(work),
     (Kind.SECRET, Verb.UPDATE): lambda work, _: identities.make_secret(work),

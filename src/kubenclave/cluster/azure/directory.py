@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import AzureError, ResourceNotFoundError
 from azure.core.rest import HttpRequest
 
 from kubenclave.cluster.azure.failures import telling
 from kubenclave.cluster.azure.marks import CONTRIBUTOR_ID, directory_filter
 from kubenclave.cluster.azure.reply import children, entries, inside, text
 from kubenclave.cluster.facts import FoundPrincipal
-from kubenclave.cluster.spec import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,33 +31,32 @@ APPLICATION_ROLES = frozenset(
     }
 )
 _MOST_ASSIGNMENTS = 5_000  # ARM allows 4,000 in a subscription
-_DENIED = frozenset({401, 403})
+_MANAGEMENT_GROUPS = "/providers/microsoft.management/managementgroups/"
 
 
 def find_principal(session: Session, spec: ClusterSpec, secret_kept: Callable[[str], bool]) -> FoundPrincipal | None:
     """Return the application that bears the cluster's mark, and how far it is; the oldest, should there be several.
 
-    With a managed identity, an account that may not read the directory is no failure: there is most likely nothing to find.
-
     Raises:
         KubenclaveError: Graph did not answer, or refused to.
     """
     with telling(f"looking for the service principal of {spec.owner}"):
-        try:
-            applications = _asked(session, "/v1.0/applications", {"$filter": directory_filter(spec.owner)})
-        except HttpResponseError as exc:
-            if spec.identity is Identity.MANAGED and exc.status_code in _DENIED:
-                return None
-            raise
+        applications = _asked(session, "/v1.0/applications", {"$filter": directory_filter(session.subscription_id, spec.owner)})
         found = min(children(applications, "value"), key=lambda each: (text(each, "createdDateTime"), text(each, "id")), default=None)
         app_id, object_id = text(found, "appId"), text(found, "id")
         if not app_id or not object_id:
             return None
         principals = children(_asked(session, "/v1.0/servicePrincipals", {"$filter": f"appId eq '{app_id}'"}), "value")
         principal_id = next((text(each, "id") for each in principals if text(each, "appId") == app_id), "")
-        has_role = bool(principal_id) and _has_role(session, spec.group, principal_id)
+        scope = f"/subscriptions/{session.subscription_id}/resourceGroups/{spec.group}".lower()
+        scopes = _contributor_of(session, scope, principal_id) if principal_id else frozenset()
     return FoundPrincipal(
-        app_id=app_id, application_object_id=object_id, principal_id=principal_id, has_role=has_role, has_secret=secret_kept(app_id)
+        app_id=app_id,
+        application_object_id=object_id,
+        principal_id=principal_id,
+        has_role=any(_reaches(each, scope) for each in scopes),
+        role_on_group=scope in scopes,
+        has_secret=secret_kept(app_id),
     )
 
 
@@ -86,16 +84,21 @@ def _asked(session: Session, path: str, parameters: dict[str, str]) -> object:
     return found
 
 
-def _has_role(session: Session, group: str, principal_id: str) -> bool:
-    scope = f"/subscriptions/{session.subscription_id}/resourceGroups/{group}"
+def _contributor_of(session: Session, scope: str, principal_id: str) -> frozenset[str]:
+    """Return the scopes at which a principal has the role Contributor, in small letters: ARM lists those above and below, too."""
     try:
         listed = session.authorization.role_assignments.list_for_scope(scope, filter=f"principalId eq '{principal_id}'")
         found = entries(listed, most=_MOST_ASSIGNMENTS)
     except ResourceNotFoundError:
-        return False
-    return any(_role(each).endswith(CONTRIBUTOR_ID) for each in found)
+        return frozenset()
+    return frozenset(_attribute(each, "scope") for each in found if _attribute(each, "role_definition_id").endswith(CONTRIBUTOR_ID))
 
 
-def _role(assignment: object) -> str:
-    found = getattr(assignment, "role_definition_id", None)
+def _reaches(assigned: str, scope: str) -> bool:
+    """Say whether what is assigned at a scope counts at another: it does below it, and a management group is above all of these."""
+    return scope == assigned or scope.startswith(f"{assigned.rstrip('/')}/") or assigned.startswith(_MANAGEMENT_GROUPS)
+
+
+def _attribute(assignment: object, name: str) -> str:
+    found = getattr(assignment, name, None)
     return found.lower() if isinstance(found, str) else ""

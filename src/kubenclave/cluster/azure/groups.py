@@ -12,6 +12,7 @@ from kubenclave.cluster.azure.work import POLL_SECONDS, finish
 from kubenclave.cluster.carrying import Again
 from kubenclave.cluster.spec import OWNER_TAG
 from kubenclave.cluster.standing import DELETING, is_ours
+from kubenclave.cluster.tags import merged
 
 if TYPE_CHECKING:
     from kubenclave.cluster.azure.work import Work
@@ -42,7 +43,7 @@ def update_group(work: Work) -> None:
     spec = work.spec
     have = {} if work.found.group is None else dict(work.found.group.tags)
     with telling(f"setting the tags of the group {spec.group}"):
-        work.session.resources.resource_groups.update(spec.group, cast("Any", {"tags": {**have, **spec.tags}}))
+        work.session.resources.resource_groups.update(spec.group, cast("Any", {"tags": merged(have, spec.tags)}))
 
 
 def wait_for_group(work: Work) -> None:
@@ -78,6 +79,24 @@ def delete_group(work: Work) -> None:
             tags = resources.resource_groups.get(name).tags or {}
         except ResourceNotFoundError:
             return
-    if inside or not is_ours(tags, work.spec.owner):
+    # ARM's list may show for minutes what is gone.
+    own = f"/providers/microsoft.containerservice/managedclusters/{work.spec.name}".lower()
+    gone = any(_is(each, own) for each in inside) and _cluster_is_gone(work)
+    if any(not (gone and _is(each, own)) for each in inside) or not is_ours(tags, work.spec.owner):
+        work.watcher.news(f"{doing}: something has come into it, or its mark is gone; looking again")
         raise Again
     finish(work, lambda: resources.resource_groups.begin_delete(name, polling_interval=POLL_SECONDS), doing)
+
+
+def _is(resource: object, end: str) -> bool:
+    return str(getattr(resource, "id", "")).lower().endswith(end)
+
+
+def _cluster_is_gone(work: Work) -> bool:
+    spec = work.spec
+    with telling(f"reading the cluster {spec.owner}"):
+        try:
+            work.session.containers.managed_clusters.get(spec.group, spec.name)
+        except ResourceNotFoundError:
+            return True
+    return False

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
 from azure.core.rest import HttpRequest
 
-from kubenclave.cluster.azure.failures import telling
+from kubenclave.cluster.azure.failures import error_code, telling
 from kubenclave.cluster.azure.marks import CONTRIBUTOR_ID, directory_filter, directory_tag
-from kubenclave.cluster.azure.reply import children, entries, text
-from kubenclave.cluster.azure.work import is_absent, until_replicated
+from kubenclave.cluster.azure.owners import other_owners, require_own
+from kubenclave.cluster.azure.reply import children, entries, text, texts
+from kubenclave.cluster.azure.work import Lag, is_absent, until_replicated
 from kubenclave.cluster.secrets import Secret
-from kubenclave.errors import Unreachable
+from kubenclave.errors import KubenclaveError, Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,21 +30,34 @@ _TRIES = 5
 _PAUSE_SECONDS = 2.0
 _MOST_ASSIGNMENTS = 5_000
 _CONFLICT, _SERVER_ERROR = 409, 500
+_UNKNOWN_OBJECT = "request_resourcenotfound"
 _EXISTS = frozenset({"roleassignmentexists"})
 
 
 def make_application(work: Work) -> None:
-    """Make the application, unless one bears the mark already.
+    """Make the application, unless one bears the mark already; of two runs that make one at the same time, the later takes its own back.
 
     Raises:
+        Refused: Somebody else owns the one that bears the mark.
         KubenclaveError: The directory refused or did not answer.
     """
     spec = work.spec
-    body = {"displayName": f"kubenclave {spec.owner}", "signInAudience": "AzureADMyOrg", "tags": [directory_tag(spec.owner)]}
+    body = {
+        "displayName": f"kubenclave {spec.owner}",
+        "signInAudience": "AzureADMyOrg",
+        "tags": [directory_tag(work.session.subscription_id, spec.owner)],
+    }
 
     def make() -> None:
-        found = next(iter(_applications(work)), None) or _graph(work, "POST", "/v1.0/applications", body)
+        found = next(iter(_applications(work)), None)
+        if found is None:
+            made = _graph(work, "POST", "/v1.0/applications", body)
+            work.directory.made.add(text(made, "id"))
+            found = next(iter(_applications(work)), made)
+            if text(found, "id") != text(made, "id"):
+                _graph(work, "DELETE", f"/v1.0/applications/{text(made, 'id')}")
         work.directory.app_id, work.directory.application_object_id = text(found, "appId"), text(found, "id")
+        require_own(work)
 
     _repeated(work, make, f"making the application of {spec.owner}")
 
@@ -52,10 +66,12 @@ def make_principal(work: Work) -> None:
     """Make the application's service principal, unless it is there.
 
     Raises:
+        Refused: Somebody else owns the application.
         KubenclaveError: The directory refused or did not answer.
     """
+    require_own(work)
     app_id = work.directory.app_id
-    body = {"appId": app_id, "tags": [directory_tag(work.spec.owner)]}
+    body = {"appId": app_id, "tags": [directory_tag(work.session.subscription_id, work.spec.owner)]}
     doing = f"making the service principal of {work.spec.owner}"
 
     def make() -> None:
@@ -66,34 +82,54 @@ def make_principal(work: Work) -> None:
 
 
 def make_secret(work: Work) -> None:
-    """Make the service principal's secret and keep it; secrets of before, which nobody has, are taken out.
+    """Make the service principal's secret and keep it. Others stay until the cluster has one: another run may be about to use its own.
 
     Raises:
+        Refused: Somebody else owns the application.
         KubenclaveError: The directory refused or did not answer, or the secret cannot be kept.
     """
+    require_own(work)
     path = f"/v1.0/applications/{work.directory.application_object_id}"
 
     def make() -> None:
-        for old in children(_graph(work, "GET", path), "passwordCredentials"):
-            if text(old, "displayName") == SECRET_NAME:
-                _graph(work, "POST", f"{path}/removePassword", {"keyId": text(old, "keyId")})
         made = _graph(work, "POST", f"{path}/addPassword", {"passwordCredential": {"displayName": SECRET_NAME}})
         value = text(made, "secretText")
         if not value:
             raise Unreachable("The directory made a secret and did not tell it.", "Run the same command again.")
-        work.store.keep(work.directory.app_id, Secret(value=value, expires=text(made, "endDateTime")))
+        work.store.keep(work.directory.app_id, Secret(value=value, expires=text(made, "endDateTime"), key_id=text(made, "keyId")))
 
     _repeated(work, make, f"making the secret of the service principal of {work.spec.owner}")
+
+
+def remove_other_secrets(work: Work) -> None:
+    """Remove what was made on the way to the secret that the cluster has now: lost answers and other runs leave some that nobody uses."""
+    kept = work.store.find(work.directory.app_id)
+    if kept is None or not kept.sent or not kept.key_id:
+        return
+    path = f"/v1.0/applications/{work.directory.application_object_id}"
+
+    def remove() -> None:
+        for old in children(_graph(work, "GET", path), "passwordCredentials"):
+            if text(old, "displayName") == SECRET_NAME and text(old, "keyId") not in {"", kept.key_id}:
+                _graph(work, "POST", f"{path}/removePassword", {"keyId": text(old, "keyId")})
+
+    try:
+        _repeated(work, remove, f"removing the secrets of {work.spec.owner} that nobody uses")
+    except KubenclaveError as exc:
+        # The cluster is there; it does not fail for this.
+        work.watcher.news(exc.what)
 
 
 def assign_role(work: Work) -> None:
     """Give the service principal the role Contributor on the group. The assignment's name follows from what it says.
 
     Raises:
+        Refused: Somebody else owns the application.
         KubenclaveError: Azure refused, or does not know the service principal after the time that replication takes.
     """
     from azure.mgmt.authorization.v2022_04_01.models import RoleAssignmentCreateParameters  # noqa: PLC0415 - 50 ms
 
+    require_own(work)
     scope, principal = work.group_scope, work.directory.principal_id
     name = assignment_name(scope, principal)
     role = f"/subscriptions/{work.session.subscription_id}/providers/Microsoft.Authorization/roleDefinitions/{CONTRIBUTOR_ID}"
@@ -130,8 +166,10 @@ def remove_role(work: Work) -> None:
                 work.session.authorization.role_assignments.delete(scope, name)
 
 
-def remove_applications(work: Work) -> None:
+def remove_applications(work: Work, key: str) -> None:
     """Remove every application that bears the mark, with its service principal, and forget the secrets.
+
+    One that somebody else owns stays, and that is told. Args: the work, and the key of its step, which is not planned again then.
 
     Raises:
         KubenclaveError: The directory refused or did not answer.
@@ -139,13 +177,19 @@ def remove_applications(work: Work) -> None:
 
     def remove() -> None:
         for each in _applications(work):
-            work.store.forget(text(each, "appId"))
+            app_id, others = text(each, "appId"), other_owners(work, text(each, "appId"), text(each, "id"))
+            if others:
+                work.given_up.add(key)
+                work.watcher.news(f"the application {app_id} stays: it is owned by {others}; az ad app delete --id {app_id} removes it")
+                continue
+            work.store.forget(app_id)
             try:
                 _graph(work, "DELETE", f"/v1.0/applications/{text(each, 'id')}")
             except HttpResponseError as exc:
                 # The directory's list may show for a while what is gone.
                 if not is_absent(exc):
                     raise
+            work.directory.removed.add(app_id)
 
     _repeated(work, remove, f"removing the application of {work.spec.owner}")
     work.directory.app_id = work.directory.application_object_id = work.directory.principal_id = ""
@@ -157,8 +201,12 @@ def assignment_name(scope: str, principal: str) -> str:
 
 
 def _applications(work: Work) -> list[object]:
-    found = _graph(work, "GET", "/v1.0/applications", parameters={"$filter": directory_filter(work.spec.owner)})
-    marked = [each for each in children(found, "value") if text(each, "id") and text(each, "appId")]
+    """Return what bears the whole mark, oldest first, whatever the directory makes of the filter."""
+    mark = directory_tag(work.session.subscription_id, work.spec.owner)
+    found = _graph(
+        work, "GET", "/v1.0/applications", parameters={"$filter": directory_filter(work.session.subscription_id, work.spec.owner)}
+    )
+    marked = [each for each in children(found, "value") if text(each, "id") and text(each, "appId") and mark in texts(each, "tags")]
     return sorted(marked, key=lambda each: (text(each, "createdDateTime"), text(each, "id")))
 
 
@@ -177,17 +225,28 @@ def _graph(work: Work, method: str, path: str, body: object = None, *, parameter
 
 def _repeated(work: Work, make: Callable[[], None], doing: str) -> None:
     """Do something again that failed at the directory's own end, or whose answer was lost: each time it looks first at what is there."""
+    lag, left = Lag(work.clock, work.watcher, doing), _TRIES
     with telling(doing):
-        for left in reversed(range(_TRIES)):
+        while True:
             try:
                 make()
             except HttpResponseError as exc:
+                if _is_new(work, exc) and not lag.is_over:
+                    lag.pause()
+                    continue
+                failed: HttpResponseError | ServiceResponseError = exc
                 lagging = is_absent(exc) or exc.status_code == _CONFLICT or (exc.status_code or 0) >= _SERVER_ERROR
-                if not lagging or not left:
-                    raise
-            except ServiceResponseError:
-                if not left:
-                    raise
+            except ServiceResponseError as exc:
+                failed, lagging = exc, True
             else:
                 return
+            left -= 1
+            if not lagging or not left:
+                raise failed
             work.clock.pause(_PAUSE_SECONDS, doing)
+
+
+def _is_new(work: Work, exc: HttpResponseError) -> bool:
+    """Say whether the directory does not know an object that this run made."""
+    made = work.directory.application_object_id in work.directory.made
+    return made and is_absent(exc) and error_code(exc).lower() == _UNKNOWN_OBJECT

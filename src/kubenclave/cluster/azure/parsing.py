@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _QUOTE_HELPER = "ACCSGXQuoteHelperEnabled"
 _MACHINES = "virtualmachines"
+_SPOT = "LowPriorityCapable"
 # What AKS answers as the client of a cluster with a managed identity.
 _MANAGED = "msi"
 _LONG_TERM, _OFFICIAL = "AKSLongTermSupport", "KubernetesOfficial"
@@ -42,9 +43,13 @@ def sizes(found: Iterable[object], location: str) -> dict[str, OfferedSize]:
     for each in found:
         name = text(each, "name")
         if name and text(each, "resourceType").lower() == _MACHINES:
-            capabilities = {text(entry, "name"): number(entry, "value") for entry in children(each, "capabilities")}
+            capabilities = {text(entry, "name"): inside(entry, "value") for entry in children(each, "capabilities")}
             read[name.lower()] = OfferedSize(
-                name=name, family=text(each, "family"), vcpus=capabilities.get("vCPUs") or 0, restriction=_restriction(each, location)
+                name=name,
+                family=text(each, "family"),
+                vcpus=number(capabilities, "vCPUs") or 0,
+                restriction=_restriction(each, location),
+                spot=flag(capabilities, _SPOT) if text(capabilities, _SPOT) else None,
             )
     return read
 
@@ -119,6 +124,7 @@ def cluster(found: object) -> FoundCluster:
         quote_helper=flag(addon, "config", _QUOTE_HELPER),
         pools=tuple(pool(each) for each in children(properties, "agentPoolProfiles") if text(each, "name")),
         tags=words(found, "tags"),
+        power=text(properties, "powerState", "code"),
     )
 
 
@@ -137,6 +143,7 @@ def pool(found: object) -> FoundPool:
         max_pods=most,
         state=text(found, "provisioningState"),
         tags=words(found, "tags"),
+        version=text(found, "currentOrchestratorVersion") or text(found, "orchestratorVersion"),
     )
 
 

@@ -5,31 +5,34 @@ Every answer is read by ``reply``, which takes nothing for granted. What is not 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from azure.core.rest import HttpRequest
 
+from kubenclave.cluster.azure.asking import Asking
 from kubenclave.cluster.azure.directory import find_principal, may_make_applications
 from kubenclave.cluster.azure.failures import error_code, telling
 from kubenclave.cluster.azure.parsing import cluster, group, locations, permissions, quotas, resource_ids, sizes, versions
 from kubenclave.cluster.azure.reply import children, entries, text
 from kubenclave.cluster.facts import Found, FoundCluster, FoundGroup, Offer
 from kubenclave.cluster.spec import Identity
+from kubenclave.errors import KubenclaveError, Refused
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     from kubenclave.cluster.azure.session import Session
+    from kubenclave.cluster.facts import FoundPrincipal
     from kubenclave.cluster.spec import ClusterSpec
 
 # What a managed cluster is made of: without these AKS itself fails, some minutes into the creation.
 PROVIDERS = ("Microsoft.ContainerService", "Microsoft.Compute", "Microsoft.ManagedIdentity", "Microsoft.Network", "Microsoft.Storage")
 UNKNOWN_FEATURE = "NotFound"
-_AT_ONCE = 8
+# A cluster with a managed identity needs nothing of the directory: no longer than this is waited for what may be left there.
+DIRECTORY_SECONDS = 20.0
 # Far more than there are, and few enough to hold: 90 regions, 1,200 sizes in a region, 200 quotas, 800 resources in a group (ARM's limit).
 _MOST = {"locations": 1000, "sizes": 20_000, "quotas": 5_000, "resources": 10_000, "permissions": 5_000}
 _PERMISSIONS_VERSION = "2022-04-01"
@@ -46,26 +49,29 @@ def read_offer(session: Session, spec: ClusterSpec) -> Offer:
     Raises:
         KubenclaveError: Azure did not answer, or refused to.
     """
-    with _threads() as pool:
-        places = pool.submit(_locations, session)
-        allowed = pool.submit(_permissions, session, spec.group)
-        applications = pool.submit(may_make_applications, session) if spec.identity is Identity.SERVICE_PRINCIPAL else None
-        regional = (
-            pool.submit(_sizes, session, spec.location),
-            pool.submit(_quotas, session, spec.location),
-            pool.submit(_versions, session, spec.location),
-        )
-        known = places.result()
-        offered, limits, kubernetes = (_regional(each, known=not known or spec.location in known) for each in regional)
-        return Offer(
-            subscription=session.subscription,
-            permissions=permissions(allowed.result()),
-            may_make_applications=applications.result() if applications is not None else None,
-            locations=known,
-            sizes=sizes(offered, spec.location),
-            quotas=quotas(limits),
-            versions=versions(kubernetes),
-        )
+    asking = Asking()
+    places = asking.begin(_locations, session)
+    in_group = asking.begin(_group_permissions, session, spec.group)
+    in_subscription = asking.begin(_subscription_permissions, session)
+    applications = asking.begin(may_make_applications, session) if spec.identity is Identity.SERVICE_PRINCIPAL else None
+    regional = (
+        asking.begin(_sizes, session, spec.location),
+        asking.begin(_quotas, session, spec.location),
+        asking.begin(_versions, session, spec.location),
+    )
+    known = places.result()
+    offered, limits, kubernetes = (_regional(each, known=not known or spec.location in known) for each in regional)
+    on_group, on_subscription = in_group.result(), in_subscription.result()
+    return Offer(
+        subscription=session.subscription,
+        permissions=permissions(next((each for each in (on_group, on_subscription) if each is not None), ())),
+        subscription_permissions=permissions(on_subscription) if on_subscription is not None else None,
+        may_make_applications=applications.result() if applications is not None else None,
+        locations=known,
+        sizes=sizes(offered, spec.location),
+        quotas=quotas(limits),
+        versions=versions(kubernetes),
+    )
 
 
 def read_found(session: Session, spec: ClusterSpec, *, secret_kept: Callable[[str], bool] = lambda _app_id: False) -> Found:
@@ -80,31 +86,38 @@ def read_found(session: Session, spec: ClusterSpec, *, secret_kept: Callable[[st
         KubenclaveError: Azure did not answer, or refused to.
     """
     namespaces = dict.fromkeys((*PROVIDERS, *(name.partition("/")[0] for name in spec.features)))
-    with _threads() as pool:
-        principal = pool.submit(find_principal, session, spec, secret_kept)
-        a_group = pool.submit(_group, session, spec)
-        a_cluster = pool.submit(_cluster, session, spec)
-        others = pool.submit(_others, session, spec)
-        providers = {name: pool.submit(_provider, session, name) for name in namespaces}
-        features = {name: pool.submit(_feature, session, name) for name in spec.features}
-        return Found(
-            group=a_group.result(),
-            cluster=a_cluster.result(),
-            principal=principal.result(),
-            providers={name: state for name, state in ((name, each.result()) for name, each in providers.items()) if state},
-            features={name: each.result() for name, each in features.items()},
-            others_in_group=others.result(),
-        )
+    asking = Asking()
+    principal = asking.begin(find_principal, session, spec, secret_kept)
+    a_group = asking.begin(_group, session, spec)
+    a_cluster = asking.begin(_cluster, session, spec)
+    others = asking.begin(_others, session, spec)
+    providers = {name: asking.begin(_provider, session, name) for name in namespaces}
+    features = {name: asking.begin(_feature, session, name) for name in spec.features}
+    found = Found(
+        group=a_group.result(),
+        cluster=a_cluster.result(),
+        providers={name: state for name, state in ((name, each.result()) for name, each in providers.items()) if state},
+        features={name: state for name, state in ((name, each.result()) for name, each in features.items()) if state},
+        others_in_group=others.result(),
+    )
+    in_directory, failure = _principal(principal, spec, found)
+    return replace(found, principal=in_directory, directory_failure=failure)
 
 
-@contextmanager
-def _threads() -> Iterator[ThreadPoolExecutor]:
-    """Lend threads. After a failure or an interrupt nobody waits for what the others are still asking."""
-    pool = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="azure")
+def _principal(asked: Future[FoundPrincipal | None], spec: ClusterSpec, found: Found) -> tuple[FoundPrincipal | None, str]:
+    """Return the principal, and why it is not known whether there is one: that is a failure only where the cluster has one or is to."""
+    if spec.identity is Identity.SERVICE_PRINCIPAL:
+        return asked.result(), ""
+    has_one = found.cluster is not None and found.cluster.client_id != ""
     try:
-        yield pool
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        return asked.result(None if has_one else DIRECTORY_SECONDS), ""
+    except TimeoutError:
+        return None, f"the directory did not answer within {DIRECTORY_SECONDS:.0f} s"
+    except KubenclaveError as exc:
+        # An account that may not read the directory can still remove the cluster, and is told what stays.
+        if has_one and not isinstance(exc, Refused):
+            raise
+        return None, exc.what
 
 
 def _regional(asked: Future[list[object]], *, known: bool) -> list[object]:
@@ -120,17 +133,24 @@ def _locations(session: Session) -> tuple[str, ...]:
         return locations(_if_told(lambda: entries(listed, most=_MOST["locations"])))
 
 
-def _permissions(session: Session, name: str) -> list[object]:
-    """Return the caller's permissions on the group, or on the subscription where the group is not there yet."""
+def _group_permissions(session: Session, name: str) -> list[object] | None:
+    """Return the caller's permissions on the group; None where the group is not there yet."""
     with telling(f"reading what the account may do on the group {name}"):
         try:
-            found = session.authorization.permissions.list_for_resource_group(name)
-            return entries(found, most=_MOST["permissions"])
+            return entries(session.authorization.permissions.list_for_resource_group(name), most=_MOST["permissions"])
         except ResourceNotFoundError:
-            url = session.arm.format_url(f"/subscriptions/{session.subscription_id}/providers/Microsoft.Authorization/permissions")
-            answer = session.arm.send_request(HttpRequest("GET", url, params={"api-version": _PERMISSIONS_VERSION}))
-            answer.raise_for_status()
-            return [*children(answer.json(), "value")]
+            return None
+
+
+def _subscription_permissions(session: Session) -> list[object] | None:
+    """Return the caller's permissions on the subscription; None where it may not ask, as one that may work in a group alone."""
+    with telling("reading what the account may do on the subscription"):
+        url = session.arm.format_url(f"/subscriptions/{session.subscription_id}/providers/Microsoft.Authorization/permissions")
+        answer = session.arm.send_request(HttpRequest("GET", url, params={"api-version": _PERMISSIONS_VERSION}))
+        if answer.status_code == _DENIED:
+            return None
+        answer.raise_for_status()
+        return [*children(answer.json(), "value")]
 
 
 def _sizes(session: Session, location: str) -> list[object]:
@@ -195,9 +215,11 @@ def _provider(session: Session, namespace: str) -> str:
 
 
 def _feature(session: Session, name: str) -> str:
+    """Return a feature's state; empty where the account may not ask, and so could not register it either."""
     namespace, _, feature = name.partition("/")
     with telling(f"reading whether the feature {name} is registered"):
         try:
-            return text(session.features.features.get(namespace, feature), "properties", "state") or "NotRegistered"
+            found = _if_told(lambda: [session.features.features.get(namespace, feature)])
         except ResourceNotFoundError:
             return UNKNOWN_FEATURE
+    return text(found[0], "properties", "state") or "NotRegistered" if found else ""

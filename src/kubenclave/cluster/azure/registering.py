@@ -12,8 +12,8 @@ from kubenclave.cluster.plan import REGISTERED
 if TYPE_CHECKING:
     from kubenclave.cluster.azure.work import Work
 
-# A provider is registered within a minute or two; ARM sends no Retry-After here.
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 5.0
+# A provider is registered within a minute or two; ARM sends no Retry-After here, and lets far more be read than this.
+_PAUSE_SECONDS = 1.0
 # Previews that everybody may register are so within some minutes; others wait for a person, or for ever.
 FEATURE_SECONDS = 600.0
 
@@ -28,10 +28,8 @@ def register_provider(work: Work, namespace: str) -> None:
     doing = f"registering {namespace}"
     with telling(doing):
         state = text(work.session.resources.providers.register(namespace), "registrationState")
-        pause = _FIRST_PAUSE_SECONDS
         while state != REGISTERED:
-            work.clock.pause(pause, doing)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            work.clock.pause(_PAUSE_SECONDS, doing)
             state = text(work.session.resources.providers.get(namespace), "registrationState")
 
 
@@ -46,12 +44,12 @@ def register_feature(work: Work, name: str, key: str) -> None:
     deadline = time.monotonic() + FEATURE_SECONDS
     with telling(doing):
         state = text(work.session.features.features.register(namespace, feature), "properties", "state")
-        pause = _FIRST_PAUSE_SECONDS
+        if state != REGISTERED:
+            work.watcher.news(f"the feature {name} is {state}: waiting, {FEATURE_SECONDS:.0f} s at most")
         while state != REGISTERED:
             if state == "Pending" or time.monotonic() > deadline:
                 work.given_up.add(key)
                 work.watcher.news(f"the feature {name} is {state}: going on without it")
                 return
-            work.clock.pause(pause, doing)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            work.clock.pause(_PAUSE_SECONDS, doing)
             state = text(work.session.features.features.get(namespace, feature), "properties", "state")

@@ -162,6 +162,14 @@ class Session:
             transport=self._transport,
         )
 
+    def resource_manager_token(self) -> str:
+        """Return the token for the resource manager, which tells who is signed in.
+
+        Raises:
+            ClientAuthenticationError: The sign-in was refused.
+        """
+        return self._tokens.get_token(f"{self.cloud.audience}/.default").token
+
     def _options(self) -> dict[str, Any]:
         return _options(self.cloud, self._tokens, self._transport)
 

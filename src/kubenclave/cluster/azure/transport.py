@@ -40,7 +40,7 @@ REPLY_SECONDS = 100.0
 OPENING_SECONDS = 10.0
 WORKING_SECONDS = 90.0
 # What threads are still asking at the end is waited for this long: a connection in use cannot be closed by another thread.
-LEAVING_SECONDS = 2.0
+LEAVING_SECONDS = 0.5
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 5.0
 # A longer Retry-After is told rather than slept through: ARM's own windows refill every second, subscription limits within minutes.
@@ -48,6 +48,7 @@ MAX_RETRY_AFTER_SECONDS = 120.0
 _RETRIES = {"retry_total": 12, "retry_connect": 0, "retry_read": 4, "retry_status": 8, "retry_backoff_factor": 0.8, "retry_backoff_max": 5}
 _THROTTLED = 429
 _CONNECTIONS = 16
+_HTTPS_PORT = 443  # some of Azure's services write it out (RFC 9110, 4.2.2: it is the same address)
 
 
 class Patience:
@@ -197,7 +198,8 @@ class _Bearer(ARMChallengeAuthenticationPolicy):
     def on_request(self, request: PipelineRequest[Any]) -> None:
         asked = urlsplit(request.http_request.url)
         host, own = asked.hostname or "", self._base.hostname or ""
-        if asked.scheme != "https" or asked.port != self._base.port or not (host == own or host.endswith(f".{own}")):
+        same_port = (asked.port or _HTTPS_PORT) == (self._base.port or _HTTPS_PORT)
+        if asked.scheme != "https" or not same_port or not (host == own or host.endswith(f".{own}")):
             raise Unreachable(f"Azure points to {asked.scheme}://{asked.netloc}, which is not {own}.", "Nothing was sent there.")
         super().on_request(request)
 

@@ -25,6 +25,7 @@ INFRASTRUCTURE = "infrastructure.cluster.x-k8s.io/v1beta1"
 # The identity by which the provider reaches Azure is the management cluster's own; this is the name in the provider's book.
 CONTROLLER_IDENTITY = "cluster-identity"
 _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")  # RFC 1123 label; the name is a label's value, too
+_BREAKS = "\x85\u2028\u2029"  # YAML 1.1, 5.4: line breaks besides those of every text file
 _FULL_VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+")
 
 
@@ -51,9 +52,20 @@ def cluster_api_documents(spec: ClusterSpec) -> str:
         *notes.not_carried(spec),
         *notes.afterwards(spec),
     )
-    return "".join(f"# {note}\n" for note in said) + yaml.safe_dump_all(
-        documents, sort_keys=False, allow_unicode=True, width=120, explicit_start=True
+    return "".join(f"# {note}\n" for note in said) + yaml.dump_all(
+        documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, explicit_start=True
     )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Write line breaks that are none to a reader of lines by their escapes: quoted once, a reader of YAML folds them to a space."""
+
+    def represent_text(self, data: str) -> yaml.ScalarNode:
+        style = '"' if any(char in data for char in _BREAKS) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def _version(spec: ClusterSpec) -> str:

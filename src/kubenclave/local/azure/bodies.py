@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CLUSTER_NAME = re.compile(r"[a-zA-Z0-9]([-_a-zA-Z0-9]{0,61}[a-zA-Z0-9])?")
 POOL_NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
+SPOT_MARK = ("kubernetes.azure.com/scalesetpriority", "spot")  # label and taint, as azure-aks-docs spot-node-pool.md names them
 MAX_POOLS = 100
 MAX_NODES = 1000  # in one pool, as the published schema says
 _MANAGED = "msi"  # the client ID that AKS shows where an identity takes the service principal's place
@@ -97,6 +98,10 @@ def pool_body(asked: Body, existing: Body | None, kubernetes: str) -> Body:
         raise Rejected(400, "InvalidParameter", "The value of parameter agentPoolProfile.vmSize is no text.")
     if not pool.get("osDiskSizeGB"):
         pool["osDiskSizeGB"] = 128
+    # These are put whole: what is left out of them is gone.
+    pool |= {part: copy.deepcopy(given[part]) for part in ("nodeLabels", "nodeTaints", "tags") if part in given}
+    if existing is None and pool.get("scaleSetPriority") == "Spot":
+        _mark_spot(pool)
     pool["currentOrchestratorVersion"] = pool["orchestratorVersion"]
     return pool
 
@@ -109,6 +114,14 @@ def pool_resource(cluster: Body, pool: Body) -> Body:
         "type": "Microsoft.ContainerService/managedClusters/agentPools",
         "properties": {key: value for key, value in pool.items() if key != "name"},
     }
+
+
+def _mark_spot(pool: Body) -> None:
+    """Add what AKS adds to a new spot pool, so that only pods that ask for it come there."""
+    key, value = SPOT_MARK
+    taints = [each for each in pool.get("nodeTaints", []) if not str(each).startswith(f"{key}=")]
+    pool["nodeLabels"] = {**section(pool, "nodeLabels"), key: value}
+    pool["nodeTaints"] = [*taints, f"{key}={value}:NoSchedule"]
 
 
 def _pools(wanted: Body, before: Body, kubernetes: str) -> list[Body]:

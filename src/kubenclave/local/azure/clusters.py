@@ -64,18 +64,21 @@ def put_cluster(context: Context, where: dict[str, str]) -> Reply:
     _check_schema(context, "managedClusters", name, asked)
     key = cluster_key(group.name, name)
     existing = context.state.clusters.get(key)
+    _require_etag(context, existing.body if existing else None)
     _require_idle(context, key, existing)
     place = location_name(text(asked, "location") or (existing.body["location"] if existing else group.location))
     before = existing.body if existing else None
     body = cluster_body(asked, before, Naming(group=group.name, name=name, location=place, new_id=new_id))
-    _check_principal(context, asked)
+    _check_principal(context, asked, changing=existing is not None)
     _check_pools(context, body["properties"]["agentPoolProfiles"], before, place)
     if existing is None and len(context.state.clusters) >= MAX_CLUSTERS:
         raise Rejected(400, "QuotaExceeded", f"simulated: at most {MAX_CLUSTERS} managed clusters are kept here.")
     state = "Updating" if existing else "Creating"
     body["properties"]["provisioningState"] = state
+    body["eTag"] = new_id()
     for pool in body["properties"]["agentPoolProfiles"]:
         pool["provisioningState"] = state
+        pool["eTag"] = new_id()
     kept = existing or Cluster(group=group.name, name=name, body=body)
     kept.body = body
     kept.doomed = (existing is None or existing.doomed) and any(fault.what.startswith("operation-") for fault in context.faults)
@@ -127,11 +130,13 @@ def put_pool(context: Context, where: dict[str, str]) -> Reply:
     _check_schema(context, "managedClusters_agentPools", where["pool"], asked)
     properties = cluster.body["properties"]
     existing = _pool(cluster.body, where["pool"])
+    _require_etag(context, existing)
     made = pool_body({**section(asked, "properties"), "name": where["pool"]}, existing, properties["kubernetesVersion"])
     others = [pool for pool in properties["agentPoolProfiles"] if pool["name"] != made["name"]]
     require_system_pool([*others, made])
     _check_pools(context, [*others, made], cluster.body, cluster.body["location"])
     made["provisioningState"] = "Updating" if existing else "Creating"
+    made["eTag"] = cluster.body["eTag"] = new_id()
     properties["agentPoolProfiles"] = [*others, made]
     _forget_failed(context, key)
     headers = operations.start(context, "put-pool", target=key, pool=made["name"], location=cluster.body["location"], style="async")
@@ -212,11 +217,25 @@ def _require_idle(context: Context, key: str, cluster: Cluster | None) -> None:
         )
 
 
-def _check_principal(context: Context, asked: Body) -> None:
+def _require_etag(context: Context, have: Body | None) -> None:
+    """Heed If-Match and If-None-Match of a change (RFC 9110, section 13.1)."""
+    tag = text(have, "eTag") if have is not None else ""
+    wanted, unwanted = context.request.headers.get("if-match", ""), context.request.headers.get("if-none-match", "")
+    if (wanted and (not tag or wanted.strip('"') not in {"*", tag})) or (unwanted and tag and unwanted.strip('"') in {"*", tag}):
+        raise Rejected(412, "PreconditionFailed", f"The condition on the ETag is not met; the resource's ETag is '{tag}'.")
+
+
+def _check_principal(context: Context, asked: Body, *, changing: bool) -> None:
     profile = section(section(asked, "properties"), "servicePrincipalProfile")
     client = text(profile, "clientId")
-    if client and client != "msi":
-        graph.require_principal(context, client)
+    if not client or client == "msi":
+        return
+    # The secret is never answered, so that a body which is read and put back lacks it; the Azure CLI leaves the whole profile out.
+    if changing and not text(profile, "secret"):
+        raise Rejected(
+            400, "InvalidParameter", "The value of parameter servicePrincipalProfile.secret is invalid: a client ID needs its secret."
+        )
+    graph.require_principal(context, client)
 
 
 def _check_pools(context: Context, pools: list[Body], before: Body | None, place: str) -> None:

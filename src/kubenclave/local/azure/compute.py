@@ -113,6 +113,7 @@ def _sku(state: State, size: Size, location: str) -> Body:
         "MemoryGB": str(size.memory_gib),
         "HyperVGenerations": size.generations,
         "CpuArchitectureType": "x64",
+        "LowPriorityCapable": "True",
         **({"ConfidentialComputingType": size.confidential} if size.confidential else {}),
     }
     restriction = {

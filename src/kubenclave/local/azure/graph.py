@@ -7,7 +7,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from kubenclave.local.azure.context import new_id
-from kubenclave.local.azure.state import Application, Principal, digest
+from kubenclave.local.azure.state import Application, Password, Principal, digest
 from kubenclave.local.azure.values import TENANT, Body, Rejected, Reply, section, text
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def create_application(context: Context, _where: dict[str, str]) -> Reply:
         raise Rejected(400, "Request_BadRequest", "Property displayName on the application cannot be empty.")
     if len(context.state.applications) >= MAX_APPLICATIONS:
         raise Rejected(403, "Directory_QuotaExceeded", "The directory object quota limit for the Principal has been exceeded.")
-    made = Application(id=new_id(), app_id=new_id(), name=name, created=context.now, tags=_tags(context))
+    made = Application(id=new_id(), app_id=new_id(), name=name, created=context.now, tags=_tags(context), owners=[context.caller])
     context.state.applications[made.id] = made
     return Reply(status=201, body=_application(context, made))
 
@@ -50,6 +50,33 @@ def create_application(context: Context, _where: dict[str, str]) -> Reply:
 def get_application(context: Context, where: dict[str, str]) -> Reply:
     """Answer one application."""
     return Reply(status=200, body=_application(context, _found(context, where["id"])))
+
+
+def list_owners(context: Context, where: dict[str, str]) -> Reply:
+    """Answer who owns an application: who made it, until others are added."""
+    found = [context.state.principals[each] for each in _found(context, where["id"]).owners if each in context.state.principals]
+    return Reply(status=200, body={"value": [{"@odata.type": "#microsoft.graph.servicePrincipal", **_principal(each)} for each in found]})
+
+
+def add_owner(context: Context, where: dict[str, str]) -> Reply:
+    """Add an owner, named by its address."""
+    found = _found(context, where["id"])
+    owner = _found_principal(context, text(context.request.json(), "@odata.id").rpartition("/")[2]).id
+    if owner in found.owners:
+        raise Rejected(
+            400, "Request_BadRequest", "One or more added object references already exist for the following modified properties: 'owners'."
+        )
+    found.owners.append(owner)
+    return Reply(status=204)
+
+
+def remove_owner(context: Context, where: dict[str, str]) -> Reply:
+    """Take an owner out."""
+    found = _found(context, where["id"])
+    if where["owner"].lower() not in found.owners:
+        raise _absent(where["owner"])
+    found.owners.remove(where["owner"].lower())
+    return Reply(status=204)
 
 
 def update_application(context: Context, where: dict[str, str]) -> Reply:
@@ -77,19 +104,21 @@ def add_password(context: Context, where: dict[str, str]) -> Reply:
     asked = section(context.request.json(), "passwordCredential")
     # Begins with a letter: a command line would take a leading hyphen for an option.
     secret = f"s{secrets.token_urlsafe(30)}"
-    found.secrets[digest(secret)] = context.now
-    return Reply(
-        status=200,
-        body={
-            "customKeyIdentifier": None,
-            "displayName": text(asked, "displayName") or None,
-            "startDateTime": context.stamp(context.now),
-            "endDateTime": text(asked, "endDateTime") or context.stamp(context.now + _YEAR_SECONDS),
-            "hint": secret[:3],
-            "keyId": new_id(),
-            "secretText": secret,
-        },
-    )
+    ends = text(asked, "endDateTime") or context.stamp(context.now + _YEAR_SECONDS)
+    made = Password(created=context.now, ends=ends[:MAX_TAG], key=new_id(), name=text(asked, "displayName")[:MAX_TAG])
+    found.secrets[digest(secret)] = made
+    return Reply(status=200, body={**_password(context, made), "hint": secret[:3], "secretText": secret})
+
+
+def remove_password(context: Context, where: dict[str, str]) -> Reply:
+    """Take a secret out, by its key's ID."""
+    found = _found(context, where["id"])
+    key = text(context.request.json(), "keyId")
+    kept = {name: each for name, each in found.secrets.items() if each.key != key}
+    if len(kept) == len(found.secrets):
+        raise Rejected(400, "Request_BadRequest", f"No password credential found with keyId '{key}'.")
+    found.secrets = kept
+    return Reply(status=204)
 
 
 def get_by_ids(context: Context, _where: dict[str, str]) -> Reply:
@@ -211,10 +240,23 @@ def _application(context: Context, application: Application) -> Body:
         "createdDateTime": context.stamp(application.created),
         "identifierUris": [],
         "tags": [*application.tags],
-        "passwordCredentials": [{"keyId": key[:36], "secretText": None} for key in application.secrets],
+        "passwordCredentials": [_password(context, each) for each in application.secrets.values()],
         "keyCredentials": [],
         "signInAudience": "AzureADMyOrg",
         "notes": "simulated",
+    }
+
+
+def _password(context: Context, password: Password) -> Body:
+    """Give what Graph tells of a secret after it has been made: anything but itself."""
+    return {
+        "customKeyIdentifier": None,
+        "displayName": password.name or None,
+        "startDateTime": context.stamp(password.created),
+        "endDateTime": password.ends,
+        "hint": None,
+        "keyId": password.key,
+        "secretText": None,
     }
 
 

@@ -13,7 +13,7 @@ import msgspec
 from kubenclave.errors import NotFound
 from kubenclave.local.azure import authorization, control, entra, operations, routes
 from kubenclave.local.azure.context import Context, S, group_id
-from kubenclave.local.azure.state import Application, Assignment, Principal, State, digest, encode
+from kubenclave.local.azure.state import Application, Assignment, Password, Principal, State, digest, encode
 from kubenclave.local.azure.values import CLIENT, SUBSCRIPTION, TENANT, Rejected, Reply
 
 if TYPE_CHECKING:
@@ -29,14 +29,17 @@ _API_VERSION = re.compile(r"20\d\d-\d\d-\d\d(-[a-z]+)?")
 _PRINCIPAL = "44444444-4444-4444-8444-444444444444"
 _APPLICATION = "55555555-5555-4555-8555-555555555555"
 _ASSIGNMENT = "66666666-6666-4666-8666-666666666666"
+_KEY = "77777777-7777-4777-8777-777777777777"
+_NEVER = "2299-12-31T00:00:00Z"  # what Entra ID says of a secret that does not expire
 _BEFORE = 0.0  # what was there from the beginning is replicated
 
 
 def fresh(settings: Settings, secret: str) -> State:
     """Give the state of a subscription that has seen nothing, with one owner who logs in with ``secret``."""
     state = State(settings=settings)
+    password = Password(created=_BEFORE, ends=_NEVER, key=_KEY, name="rehearsal")
     state.applications[_APPLICATION] = Application(
-        id=_APPLICATION, app_id=CLIENT, name="rehearsal", created=_BEFORE, secrets={digest(secret): _BEFORE}
+        id=_APPLICATION, app_id=CLIENT, name="rehearsal", created=_BEFORE, secrets={digest(secret): password}
     )
     state.principals[_PRINCIPAL] = Principal(id=_PRINCIPAL, app_id=CLIENT, name="rehearsal", created=_BEFORE)
     state.assignments[f"{S}/{_ASSIGNMENT}".lower()] = Assignment(

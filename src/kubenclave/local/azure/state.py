@@ -77,15 +77,26 @@ class Operation:
 
 
 @dataclass(slots=True, kw_only=True)
+class Password:
+    """Keep what is told of an application's secret: when it was made, its key's ID and its name."""
+
+    created: float
+    ends: str
+    key: str
+    name: str = ""
+
+
+@dataclass(slots=True, kw_only=True)
 class Application:
-    """Keep an application registration of Graph; secrets are kept as SHA-256 digests, with the moment of their creation."""
+    """Keep an application registration of Graph; secrets are kept by their SHA-256 digests, owners by their principals' IDs."""
 
     id: str
     app_id: str
     name: str
     created: float
-    secrets: dict[str, float] = field(default_factory=dict)
+    secrets: dict[str, Password] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
+    owners: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)

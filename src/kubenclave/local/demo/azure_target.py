@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from kubenclave.cluster.azure import applying
 from kubenclave.cluster.azure.credentials import kubeconfig
-from kubenclave.cluster.azure.reading import read_offer
 from kubenclave.cluster.azure.session import CloudSettings, open_session
 from kubenclave.cluster.carrying import Watcher
 from kubenclave.cluster.inventory import inventory
@@ -111,7 +110,7 @@ class AzureTarget:
             self._stop(report)
 
     def _make(self, job: applying.Job, saw: Callable[[Observation], None]) -> None:
-        offer, found = read_offer(job.session, SPEC), applying.look(job)
+        offer, found = applying.look_around(job)
         for finding in preflight(SPEC, offer, found, today=datetime.now(tz=UTC).date()):
             if finding.blocks:
                 raise Refused(f"{finding.about}: {finding.what}", finding.fix)
