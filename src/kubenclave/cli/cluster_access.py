@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from kubenclave.cluster.azure.session import Session
     from kubenclave.cluster.check import Checked
     from kubenclave.cluster.facts import Found
-    from kubenclave.cluster.inventory import Item
     from kubenclave.cluster.spec import ClusterSpec
+    from kubenclave.cluster.steps.inventory import Item
 
 _HERE, _NO_NAME = CloudOptions(), ClusterName()
 
@@ -51,8 +51,8 @@ def status(
 ) -> None:
     """Show what there is of the cluster at Azure, and whether its SGX nodes offer EPC to pods."""
     from kubenclave.cluster.azure.reading import read_found  # noqa: PLC0415 - brings the SDKs
-    from kubenclave.cluster.inventory import inventory  # noqa: PLC0415
     from kubenclave.cluster.secrets import holds  # noqa: PLC0415
+    from kubenclave.cluster.steps.inventory import inventory  # noqa: PLC0415
 
     spec, store = named(target), secret_store()
     with opened(cloud, spec.subscription) as session:
@@ -116,7 +116,7 @@ def named(target: ClusterName) -> ClusterSpec:
     """
     import msgspec  # noqa: PLC0415 - --help does not need it
 
-    from kubenclave.cluster.file import read_cluster_file  # noqa: PLC0415
+    from kubenclave.cluster.file.cluster_file import read_cluster_file  # noqa: PLC0415
     from kubenclave.cluster.spec import ClusterSpec  # noqa: PLC0415
 
     group, name = names_of(target)
@@ -132,7 +132,7 @@ def checked_cluster(session: Session, spec: ClusterSpec, found: Found) -> tuple[
     from kubenclave.cluster import kubeconfig  # noqa: PLC0415
     from kubenclave.cluster.azure.credentials import kubeconfig as asked  # noqa: PLC0415
     from kubenclave.cluster.check import check  # noqa: PLC0415
-    from kubenclave.cluster.standing import STOPPED, SUCCEEDED  # noqa: PLC0415
+    from kubenclave.cluster.steps.ownership import STOPPED, SUCCEEDED  # noqa: PLC0415
 
     if found.cluster is None or found.cluster.state != SUCCEEDED:
         return None, "there is no finished cluster to look at"

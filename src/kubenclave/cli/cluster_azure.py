@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from kubenclave.cluster.check import Checked
     from kubenclave.cluster.facts import Found
     from kubenclave.cluster.findings import Finding
-    from kubenclave.cluster.inventory import Item
     from kubenclave.cluster.spec import ClusterSpec
-    from kubenclave.cluster.steps import Step
+    from kubenclave.cluster.steps.inventory import Item
+    from kubenclave.cluster.steps.step import Step
 
 _HERE = CloudOptions()
 _NO_TARGET, _NO_NAME = ClusterTarget(), ClusterName()
@@ -70,7 +70,7 @@ def plan(
     output: OutputOption = "table",
 ) -> None:
     """Show what stands in the way of the cluster, and what up would do. Changes nothing; ends with 3 where something stands in the way."""
-    from kubenclave.cluster.plan import plan as planned  # noqa: PLC0415 - --help does not need it
+    from kubenclave.cluster.steps.plan import plan as planned  # noqa: PLC0415 - --help does not need it
 
     spec = spec_of(target)
     with opened(cloud, spec.subscription) as session:
@@ -106,8 +106,8 @@ def up(
 ) -> None:
     """Make the cluster what the file says: create it, resume it, or change it. What is as it should be stays untouched."""
     from kubenclave.cluster.azure import applying  # noqa: PLC0415 - brings the SDKs
-    from kubenclave.cluster.inventory import inventory  # noqa: PLC0415
-    from kubenclave.cluster.plan import plan as planned  # noqa: PLC0415
+    from kubenclave.cluster.steps.inventory import inventory  # noqa: PLC0415
+    from kubenclave.cluster.steps.plan import plan as planned  # noqa: PLC0415
 
     spec = spec_of(target)
     _refuse_unmakeable(spec)
@@ -140,8 +140,8 @@ def down(
 ) -> None:
     """Remove what was made for the cluster, and nothing else, after showing it."""
     from kubenclave.cluster.azure import applying  # noqa: PLC0415 - brings the SDKs
-    from kubenclave.cluster.inventory import inventory  # noqa: PLC0415
-    from kubenclave.cluster.removal import does_something, removal  # noqa: PLC0415
+    from kubenclave.cluster.steps.inventory import inventory  # noqa: PLC0415
+    from kubenclave.cluster.steps.removal import does_something, removal  # noqa: PLC0415
 
     spec = named(target)
     with opened(cloud, spec.subscription) as session:
@@ -162,7 +162,7 @@ def down(
 
 def _job(session: Session, spec: ClusterSpec, *, timeout_seconds: float = 3600) -> Job:
     from kubenclave.cluster.azure.applying import Job  # noqa: PLC0415
-    from kubenclave.cluster.carrying import Watcher  # noqa: PLC0415
+    from kubenclave.cluster.steps.carrying import Watcher  # noqa: PLC0415
 
     if not 0 < timeout_seconds < float("inf"):
         raise UsageError(f"--timeout-seconds {timeout_seconds:g} leaves no time", "give seconds; 3600 without it")
@@ -171,9 +171,9 @@ def _job(session: Session, spec: ClusterSpec, *, timeout_seconds: float = 3600) 
 
 def _looked(job: Job) -> tuple[Found, tuple[Finding, ...]]:
     from kubenclave.cluster.azure.applying import look_around  # noqa: PLC0415
-    from kubenclave.cluster.preflight import preflight  # noqa: PLC0415
-    from kubenclave.cluster.preflight_secret import secret_findings  # noqa: PLC0415
-    from kubenclave.cluster.rules import check  # noqa: PLC0415
+    from kubenclave.cluster.checks.preflight import preflight  # noqa: PLC0415
+    from kubenclave.cluster.checks.rules import check  # noqa: PLC0415
+    from kubenclave.cluster.checks.secret import secret_findings  # noqa: PLC0415
 
     with step(f"asking Azure about {job.spec.owner}"):
         offer, found = look_around(job)
@@ -193,7 +193,7 @@ def _refuse_unmakeable(spec: ClusterSpec) -> None:
     Raises:
         Refused: It does.
     """
-    from kubenclave.cluster.rules import check  # noqa: PLC0415 - --help does not need it
+    from kubenclave.cluster.checks.rules import check  # noqa: PLC0415 - --help does not need it
 
     blocking = [each for each in check(spec) if each.blocks]
     _say_findings(blocking)
@@ -201,7 +201,7 @@ def _refuse_unmakeable(spec: ClusterSpec) -> None:
 
 
 def _watched(job: Job, report: Callable[[str], None]) -> Job:
-    from kubenclave.cluster.carrying import Watcher  # noqa: PLC0415
+    from kubenclave.cluster.steps.carrying import Watcher  # noqa: PLC0415
 
     return replace(job, watcher=Watcher(news=report, done=lambda text: say(f"  {text}")))
 

@@ -30,9 +30,9 @@ def export(
     out: Annotated[Path | None, Parameter(help="Write to this file, which is replaced, instead of stdout.")] = None,
 ) -> None:
     """Write the cluster in the words of another tool. Asks nobody, and holds no secret."""
+    from kubenclave.cluster.checks.rules import check  # noqa: PLC0415
     from kubenclave.cluster.export import Form  # noqa: PLC0415 - --help does not need it
     from kubenclave.cluster.export import export as exported  # noqa: PLC0415
-    from kubenclave.cluster.rules import check  # noqa: PLC0415
 
     spec = spec_of(target)
     text = exported(spec, Form(to))

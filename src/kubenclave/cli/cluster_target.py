@@ -13,7 +13,7 @@ from kubenclave.errors import NotFound, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kubenclave.cluster.fields import Fault
+    from kubenclave.cluster.file.fields import Fault
     from kubenclave.cluster.spec import ClusterSpec
 
 # An RSA key of 16,384 bits, the longest that OpenSSH makes, has 2.8 KiB.
@@ -92,7 +92,7 @@ def spec_of(target: ClusterTarget) -> ClusterSpec:
         raise UsageError(
             f"no cluster is described: {', '.join(missing)} missing", "name a cluster file, or give --name, --group and --location"
         )
-    from kubenclave.cluster.file import cluster_of  # noqa: PLC0415 - --help does not need it
+    from kubenclave.cluster.file.cluster_file import cluster_of  # noqa: PLC0415 - --help does not need it
 
     return cluster_of(_document(target), _told, hint="see --help; a cluster file can say more, docs/reference/cluster-file.md")
 
@@ -144,7 +144,7 @@ def _only_file(target: ClusterName) -> None:
 
 
 def _read(path: Path) -> ClusterSpec:
-    from kubenclave.cluster.file import read_cluster_file  # noqa: PLC0415
+    from kubenclave.cluster.file.cluster_file import read_cluster_file  # noqa: PLC0415
 
     return read_cluster_file(path)
 
@@ -162,7 +162,7 @@ def _with_subscription(spec: ClusterSpec, subscription: str | None) -> ClusterSp
 
 def _document(target: ClusterTarget) -> dict[str, object]:
     """Return what a cluster file with the same meaning would say."""
-    from kubenclave.cluster import short_form  # noqa: PLC0415
+    from kubenclave.cluster.file import short_form  # noqa: PLC0415
     from kubenclave.cluster.spec import Sgx  # noqa: PLC0415
 
     given = {
@@ -216,7 +216,7 @@ def _public_key(path: Path) -> str:
 
 
 def _told(fault: Fault) -> str:
-    from kubenclave.cluster.yaml_document import path_text  # noqa: PLC0415
+    from kubenclave.cluster.file.yaml_document import path_text  # noqa: PLC0415
 
     first, last = str(fault.path[0]), str(fault.path[-1])
     flag = _POOL_FLAGS.get(last) if first == "pools" else _FLAGS.get(first, f"--{first}")
@@ -224,7 +224,7 @@ def _told(fault: Fault) -> str:
 
 
 def _fit(value: str, kind: object, flag: str) -> None:
-    from kubenclave.cluster.fields import faults  # noqa: PLC0415
+    from kubenclave.cluster.file.fields import faults  # noqa: PLC0415
 
     fault = next(faults(value, kind), None)
     if fault is not None:

@@ -1,6 +1,6 @@
 """What Azure said before anything is made: what is offered to this subscription, and what is there already.
 
-Values only. ``azure/reading.py`` asks for them; ``preflight.py`` and ``plan.py`` decide from them.
+Values only. ``azure/reading.py`` asks for them; ``checks/preflight.py`` and ``steps/plan.py`` decide from them.
 """
 
 from __future__ import annotations

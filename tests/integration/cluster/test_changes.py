@@ -11,10 +11,10 @@ pytest.importorskip("azure.identity", reason="the Azure extra is not installed")
 
 from kubenclave.cli import main
 from kubenclave.cluster.azure import applying, clusters, groups
-from kubenclave.cluster.carrying import Watcher
-from kubenclave.cluster.plan import plan
 from kubenclave.cluster.secrets import Files
 from kubenclave.cluster.spec import OWNER_TAG, Autoscale, ClusterSpec, Identity, Mode, Pool, Sgx, SgxOptions
+from kubenclave.cluster.steps.carrying import Watcher
+from kubenclave.cluster.steps.plan import plan
 
 pytestmark = [
     pytest.mark.integration,

@@ -23,10 +23,10 @@ pytest.importorskip("azure.identity", reason="the Azure extra is not installed")
 from kubenclave.cluster.azure import applying, clusters, groups
 from kubenclave.cluster.azure.session import CloudSettings, open_session
 from kubenclave.cluster.azure.transport import Transport
-from kubenclave.cluster.carrying import Watcher
-from kubenclave.cluster.plan import plan
 from kubenclave.cluster.secrets import Files
 from kubenclave.cluster.spec import ClusterSpec, Identity, Mode, Pool, Sgx, SgxOptions
+from kubenclave.cluster.steps.carrying import Watcher
+from kubenclave.cluster.steps.plan import plan
 from kubenclave.local.azure import Settings
 from kubenclave.local.azure.server import serving
 from kubenclave.local.azure.stand_in import StandIn

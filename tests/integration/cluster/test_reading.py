@@ -17,7 +17,7 @@ from kubenclave.cluster.azure.marks import CONTRIBUTOR_ID, directory_tag
 from kubenclave.cluster.azure.reading import read_found, read_offer
 from kubenclave.cluster.azure.session import CloudSettings, open_session
 from kubenclave.cluster.body import cluster_body
-from kubenclave.cluster.preflight import preflight
+from kubenclave.cluster.checks.preflight import preflight
 from kubenclave.cluster.spec import OWNER_TAG, Identity
 from kubenclave.errors import NotFound, UsageError
 

@@ -26,10 +26,10 @@ from azure.core.rest import HttpRequest
 from kubenclave.cluster.azure import applying, clusters, groups, identities, registering
 from kubenclave.cluster.azure.marks import directory_tag
 from kubenclave.cluster.azure.transport import Transport
-from kubenclave.cluster.carrying import Watcher
-from kubenclave.cluster.plan import plan
 from kubenclave.cluster.secrets import Files, Secret
 from kubenclave.cluster.spec import OWNER_TAG, ClusterSpec, Identity, Mode, Pool, Sgx, SgxOptions, Taint
+from kubenclave.cluster.steps.carrying import Watcher
+from kubenclave.cluster.steps.plan import plan
 from kubenclave.errors import HostUnfit, KubenclaveError, Refused, Unreachable
 from kubenclave.local.azure import Settings
 from kubenclave.local.azure import clusters as played_clusters

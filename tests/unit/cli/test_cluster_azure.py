@@ -17,7 +17,7 @@ from kubenclave.cluster.facts import Found, FoundCluster, FoundGroup, FoundPrinc
 from kubenclave.cluster.findings import Finding
 from kubenclave.cluster.secrets import Files, Secret
 from kubenclave.cluster.spec import OWNER_TAG, ClusterSpec, Mode, Pool
-from kubenclave.cluster.steps import Kind, Step, Verb
+from kubenclave.cluster.steps.step import Kind, Step, Verb
 from kubenclave.errors import NotFound, Refused, UsageError
 
 SPEC = ClusterSpec(name="c", group="g", location="uksouth", pools=())
@@ -140,7 +140,7 @@ def azure(monkeypatch, tmp_path):
     monkeypatch.setattr(cluster_access, "checked_cluster", lambda *_: (None, "not in a test"))
     monkeypatch.setattr("kubenclave.cluster.azure.applying.look_around", lambda _job: (OFFER, Answers.found))
     monkeypatch.setattr("kubenclave.cluster.azure.reading.read_found", read_found)
-    monkeypatch.setattr("kubenclave.cluster.preflight.preflight", lambda *_, **__: Answers.findings)
+    monkeypatch.setattr("kubenclave.cluster.checks.preflight.preflight", lambda *_, **__: Answers.findings)
     return Answers
 
 

@@ -9,8 +9,8 @@ import pytest
 from cyclopts import App, Parameter
 
 from kubenclave.cli.cluster_target import ClusterName, ClusterTarget, names_of, spec_of, subscription_of
-from kubenclave.cluster.file import parse_cluster
-from kubenclave.cluster.rules import check
+from kubenclave.cluster.checks.rules import check
+from kubenclave.cluster.file.cluster_file import parse_cluster
 from kubenclave.cluster.spec import Identity, Mode, Network, Sgx
 from kubenclave.errors import NotFound, UsageError
 

@@ -16,22 +16,22 @@ from kubenclave.cluster.azure.asking import Asking
 from kubenclave.cluster.azure.deeds import do
 from kubenclave.cluster.azure.reading import read_found, read_offer
 from kubenclave.cluster.azure.work import Directory, Lag, Work
-from kubenclave.cluster.carrying import Clock, carry_out
-from kubenclave.cluster.inventory import inventory
-from kubenclave.cluster.plan import plan
-from kubenclave.cluster.removal import does_something, removal
 from kubenclave.cluster.secrets import holds
+from kubenclave.cluster.steps.carrying import Clock, carry_out
+from kubenclave.cluster.steps.inventory import inventory
+from kubenclave.cluster.steps.plan import plan
+from kubenclave.cluster.steps.removal import does_something, removal
 from kubenclave.errors import KubenclaveError, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kubenclave.cluster.azure.session import Session
-    from kubenclave.cluster.carrying import Watcher
     from kubenclave.cluster.facts import Found, FoundPrincipal, Offer
     from kubenclave.cluster.secrets import Store
     from kubenclave.cluster.spec import ClusterSpec
-    from kubenclave.cluster.steps import Step
+    from kubenclave.cluster.steps.carrying import Watcher
+    from kubenclave.cluster.steps.step import Step
 
 TIMEOUT_SECONDS = 3600.0
 # One round does it all, and then nothing is left to do. What was all done, and is to be done again, would be so for ever.

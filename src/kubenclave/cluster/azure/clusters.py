@@ -14,10 +14,10 @@ from kubenclave.cluster.azure.parsing import cluster as parsed
 from kubenclave.cluster.azure.reply import text
 from kubenclave.cluster.azure.work import POLL_SECONDS, finish, until_replicated
 from kubenclave.cluster.body import cluster_body, pool_properties
-from kubenclave.cluster.carrying import Again
-from kubenclave.cluster.changing import changed_cluster, changed_pool
 from kubenclave.cluster.spec import Identity
-from kubenclave.cluster.standing import ENDED_BADLY, SUCCEEDED, is_working
+from kubenclave.cluster.steps.carrying import Again
+from kubenclave.cluster.steps.changing import changed_cluster, changed_pool
+from kubenclave.cluster.steps.ownership import ENDED_BADLY, SUCCEEDED, is_working
 from kubenclave.errors import KubenclaveError, Refused
 
 if TYPE_CHECKING:

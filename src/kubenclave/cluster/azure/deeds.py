@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from kubenclave.cluster.azure import clusters, groups, identities
 from kubenclave.cluster.azure.registering import register_feature, register_provider
-from kubenclave.cluster.steps import Kind, Verb
+from kubenclave.cluster.steps.step import Kind, Verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kubenclave.cluster.azure.work import Work
     from kubenclave.cluster.spec import Pool
-    from kubenclave.cluster.steps import Step
+    from kubenclave.cluster.steps.step import Step
 
 
 def do(work: Work, step: Step) -> None:

@@ -9,10 +9,10 @@ from azure.core.exceptions import ResourceNotFoundError
 from kubenclave.cluster.azure.failures import telling
 from kubenclave.cluster.azure.reply import entries, text
 from kubenclave.cluster.azure.work import POLL_SECONDS, finish
-from kubenclave.cluster.carrying import Again
 from kubenclave.cluster.spec import OWNER_TAG
-from kubenclave.cluster.standing import DELETING, is_ours
-from kubenclave.cluster.tags import merged
+from kubenclave.cluster.steps.carrying import Again
+from kubenclave.cluster.steps.ownership import DELETING, is_ours
+from kubenclave.cluster.steps.tags import merged
 
 if TYPE_CHECKING:
     from kubenclave.cluster.azure.work import Work

@@ -16,7 +16,7 @@ from azure.core.rest import HttpRequest
 
 from kubenclave.cluster.azure.failures import scrub
 from kubenclave.cluster.azure.reply import children, text
-from kubenclave.cluster.standing import is_ours
+from kubenclave.cluster.steps.ownership import is_ours
 from kubenclave.errors import Refused
 
 if TYPE_CHECKING:

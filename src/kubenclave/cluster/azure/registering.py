@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kubenclave.cluster.azure.failures import telling
 from kubenclave.cluster.azure.reply import text
-from kubenclave.cluster.plan import REGISTERED
+from kubenclave.cluster.steps.plan import REGISTERED
 
 if TYPE_CHECKING:
     from kubenclave.cluster.azure.work import Work

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from azure.core.exceptions import AzureError, HttpResponseError
 
 from kubenclave.cluster.azure.failures import error_code, telling
-from kubenclave.cluster.carrying import Again
+from kubenclave.cluster.steps.carrying import Again
 from kubenclave.errors import Refused
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from azure.core.polling import LROPoller
 
     from kubenclave.cluster.azure.session import Session
-    from kubenclave.cluster.carrying import Clock, Watcher
     from kubenclave.cluster.facts import Found
     from kubenclave.cluster.secrets import Store
     from kubenclave.cluster.spec import ClusterSpec
+    from kubenclave.cluster.steps.carrying import Clock, Watcher
 
 T = TypeVar("T")
 

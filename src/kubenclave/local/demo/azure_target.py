@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from kubenclave.cluster.azure import applying
 from kubenclave.cluster.azure.credentials import kubeconfig
 from kubenclave.cluster.azure.session import CloudSettings, open_session
-from kubenclave.cluster.carrying import Watcher
-from kubenclave.cluster.inventory import inventory
-from kubenclave.cluster.plan import plan
-from kubenclave.cluster.preflight import preflight
+from kubenclave.cluster.checks.preflight import preflight
 from kubenclave.cluster.secrets import Files
 from kubenclave.cluster.spec import ClusterSpec, Mode, Pool
+from kubenclave.cluster.steps.carrying import Watcher
+from kubenclave.cluster.steps.inventory import inventory
+from kubenclave.cluster.steps.plan import plan
 from kubenclave.errors import Refused
 from kubenclave.local import cluster
 from kubenclave.local.azure import process

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from kubenclave.cluster.body import dns_prefix, scale_from_zero_tags
 from kubenclave.cluster.export import Form, export
-from kubenclave.cluster.file import parse_cluster
+from kubenclave.cluster.file.cluster_file import parse_cluster
 from kubenclave.cluster.spec import ClusterSpec
 
 OWNER = "kubenclave-cluster"

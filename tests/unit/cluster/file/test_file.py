@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kubenclave.cluster.file import parse_cluster, read_cluster_file, schema
-from kubenclave.cluster.rules import check
+from kubenclave.cluster.checks.rules import check
+from kubenclave.cluster.file.cluster_file import parse_cluster, read_cluster_file, schema
 from kubenclave.cluster.spec import ClusterSpec, Mode
 from kubenclave.errors import NotFound, UsageError
 
-DOCS = Path(__file__).parents[3] / "docs" / "reference"
+DOCS = Path(__file__).parents[4] / "docs" / "reference"
 GOOD = """\
 name: brandNewCluster
 group: sconaksg
@@ -193,7 +193,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 
 def test_the_published_schema_is_the_one_of_the_code():
     published = json.loads((DOCS / "cluster.schema.json").read_text())
-    assert published == schema(), "write it anew: json.dumps(kubenclave.cluster.file.schema(), indent=2)"
+    assert published == schema(), "write it anew: json.dumps(kubenclave.cluster.file.cluster_file.schema(), indent=2)"
 
 
 def test_the_schema_is_a_schema_of_its_draft_and_says_what_it_is_about():

@@ -18,7 +18,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from kubenclave.cluster.yaml_document import Path
+    from kubenclave.cluster.file.yaml_document import Path
 
 _SHOWN_CHARACTERS = 40
 _KINDS: dict[type, str] = {str: "text", bool: "a truth value", int: "a whole number", list: "a list", dict: "a mapping of names to values"}

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from kubenclave.cluster.fields import faults
+from kubenclave.cluster.file.fields import faults
+from kubenclave.cluster.file.yaml_document import parse, path_text
 from kubenclave.cluster.spec import ClusterSpec
-from kubenclave.cluster.yaml_document import parse, path_text
 from kubenclave.errors import NotFound, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from kubenclave.cluster.fields import Fault
+    from kubenclave.cluster.file.fields import Fault
 
 # A hundred pools with ten labels and taints each take half of this; the slowest text found of this size takes some 4 s to refuse.
 _MAX_FILE_BYTES = 128 * 1024

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from kubenclave.cluster.azure import parsing
 from kubenclave.cluster.body import pool_properties
-from kubenclave.cluster.changing import changed_cluster, changed_pool
-from kubenclave.cluster.plan_pools import pool_changes
 from kubenclave.cluster.spec import OWNER_TAG, Autoscale, ClusterSpec, Mode, Pool, Sgx, SgxOptions, Taint
+from kubenclave.cluster.steps.changing import changed_cluster, changed_pool
+from kubenclave.cluster.steps.pools import pool_changes
 
 POOL = Pool(name="sgx", vm_size="Standard_DC2s_v3", count=2, labels={"a": "b"}, taints=(Taint(key="k"),))
 HAVE = {

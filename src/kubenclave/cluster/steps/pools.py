@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from kubenclave.cluster.body import scale_from_zero_tags
 from kubenclave.cluster.spec import OWNER_TAG, Mode
-from kubenclave.cluster.standing import DELETING, ENDED_BADLY, is_of_aks, is_ours, is_working, taint_written
-from kubenclave.cluster.steps import Kind, Step, Verb
-from kubenclave.cluster.tags import outdated, tag_changes
+from kubenclave.cluster.steps.ownership import DELETING, ENDED_BADLY, is_of_aks, is_ours, is_working, taint_written
+from kubenclave.cluster.steps.step import Kind, Step, Verb
+from kubenclave.cluster.steps.tags import outdated, tag_changes
 from kubenclave.cluster.versions import is_version
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubenclave.cluster.body import network_profile
-from kubenclave.cluster.plan_pools import all_pool_changes, pool_refusals, pool_steps
 from kubenclave.cluster.spec import OWNER_TAG, Identity, Sgx
-from kubenclave.cluster.standing import DELETING, ENDED_BADLY, STOPPED, is_ours, is_working
-from kubenclave.cluster.steps import Kind, Step, Verb, after_all
-from kubenclave.cluster.tags import tag_changes
+from kubenclave.cluster.steps.ownership import DELETING, ENDED_BADLY, STOPPED, is_ours, is_working
+from kubenclave.cluster.steps.pools import all_pool_changes, pool_refusals, pool_steps
+from kubenclave.cluster.steps.step import Kind, Step, Verb, after_all
+from kubenclave.cluster.steps.tags import tag_changes
 from kubenclave.cluster.versions import is_version, may_become
 from kubenclave.errors import Refused
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from kubenclave.cluster.azure import work
 from kubenclave.cluster.azure.owners import object_id
 from kubenclave.cluster.azure.work import Lag
-from kubenclave.cluster.carrying import Clock, Stopped, Watcher
+from kubenclave.cluster.steps.carrying import Clock, Stopped, Watcher
 
 
 def token(claims):

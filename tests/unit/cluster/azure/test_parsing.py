@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from kubenclave.cluster.azure import parsing
 from kubenclave.cluster.azure.reply import MAX_PAGES, MAX_TEXT, children, entries, flag, inside, number, text, texts, words
+from kubenclave.cluster.checks.preflight import preflight
 from kubenclave.cluster.facts import Found, Offer, Quota, Subscription
-from kubenclave.cluster.preflight import preflight
 from kubenclave.cluster.spec import ClusterSpec, Pool
 from kubenclave.errors import Unreachable
 

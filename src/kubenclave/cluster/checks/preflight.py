@@ -9,11 +9,11 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
+from kubenclave.cluster.checks.capacity import capacity_findings
+from kubenclave.cluster.checks.kubernetes import version_findings
 from kubenclave.cluster.findings import Finding
-from kubenclave.cluster.preflight_capacity import capacity_findings
-from kubenclave.cluster.preflight_versions import version_findings
 from kubenclave.cluster.spec import OWNER_TAG, Identity
-from kubenclave.cluster.standing import DELETING, is_ours
+from kubenclave.cluster.steps.ownership import DELETING, is_ours
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

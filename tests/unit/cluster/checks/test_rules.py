@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from kubenclave.cluster.rules import check
-from kubenclave.cluster.sgx_rules import NODE_LABEL
+from kubenclave.cluster.checks.rules import check
+from kubenclave.cluster.checks.sgx_rules import NODE_LABEL
 from kubenclave.cluster.spec import ClusterSpec
 from kubenclave.install.objects import NODE_LABEL as AGENTS_LABEL
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from kubenclave.cluster.findings import Finding
 from kubenclave.cluster.secrets import expiry
-from kubenclave.cluster.standing import DELETING
+from kubenclave.cluster.steps.ownership import DELETING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubenclave.cluster.spec import OWNER_TAG
-from kubenclave.cluster.standing import DELETING, is_ours
-from kubenclave.cluster.steps import Kind, Step, Verb, after_all
+from kubenclave.cluster.steps.ownership import DELETING, is_ours
+from kubenclave.cluster.steps.step import Kind, Step, Verb, after_all
 
 if TYPE_CHECKING:
     from kubenclave.cluster.facts import Found, FoundCluster

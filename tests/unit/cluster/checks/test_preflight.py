@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kubenclave.cluster import rules
+from kubenclave.cluster.checks import rules
+from kubenclave.cluster.checks.preflight import allowed, preflight, wildcard
 from kubenclave.cluster.facts import (
     Found,
     FoundCluster,
@@ -22,7 +23,6 @@ from kubenclave.cluster.facts import (
     Quota,
     Subscription,
 )
-from kubenclave.cluster.preflight import allowed, preflight, wildcard
 from kubenclave.cluster.spec import OWNER_TAG, Autoscale, ClusterSpec, Identity, Mode, Network, Pool, Sgx, SgxOptions
 
 TODAY = date(2026, 11, 24)

@@ -10,9 +10,9 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from kubenclave.cluster.body import scale_from_zero_tags
+from kubenclave.cluster.checks.pool_rules import pool_findings
+from kubenclave.cluster.checks.sgx_rules import sgx_findings
 from kubenclave.cluster.findings import Finding
-from kubenclave.cluster.pool_rules import pool_findings
-from kubenclave.cluster.sgx_rules import sgx_findings
 from kubenclave.cluster.spec import OWNER_TAG, Mode, Network
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from kubenclave.cluster.body import ADDON, addon_profile, pool_properties
 from kubenclave.cluster.spec import OWNER_TAG, Mode, Sgx
-from kubenclave.cluster.standing import is_of_aks, taint_written
-from kubenclave.cluster.tags import merged, outdated
+from kubenclave.cluster.steps.ownership import is_of_aks, taint_written
+from kubenclave.cluster.steps.tags import merged, outdated
 from kubenclave.cluster.versions import is_version
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from kubenclave.cluster.steps import Verb
+from kubenclave.cluster.steps.step import Verb
 from kubenclave.errors import Unreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from kubenclave.cluster.steps import Step
+    from kubenclave.cluster.steps.step import Step
 
 # How soon an interrupt is heeded while steps are under way.
 _LOOK_SECONDS = 0.5

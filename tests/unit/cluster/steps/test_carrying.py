@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from kubenclave.cluster.carrying import Again, Clock, Stopped, Watcher, carry_out
-from kubenclave.cluster.steps import Kind, Step, Verb
+from kubenclave.cluster.steps.carrying import Again, Clock, Stopped, Watcher, carry_out
+from kubenclave.cluster.steps.step import Kind, Step, Verb
 from kubenclave.errors import KubenclaveError, Unreachable
 
 DEADLOCK_SECONDS = 10

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kubenclave.cluster.standing import STOPPED, SUCCEEDED, is_ours
-from kubenclave.cluster.steps import Kind
+from kubenclave.cluster.steps.ownership import STOPPED, SUCCEEDED, is_ours
+from kubenclave.cluster.steps.step import Kind
 
 if TYPE_CHECKING:
     from kubenclave.cluster.facts import Found

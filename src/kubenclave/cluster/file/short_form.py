@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kubenclave.cluster.sgx_rules import NODE_LABEL
+from kubenclave.cluster.checks.sgx_rules import NODE_LABEL
 from kubenclave.cluster.spec import Mode, Sgx
 
 if TYPE_CHECKING:

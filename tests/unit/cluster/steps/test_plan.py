@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from kubenclave.cluster.body import network_profile, scale_from_zero_tags
 from kubenclave.cluster.facts import Found, FoundCluster, FoundGroup, FoundPool, FoundPrincipal
-from kubenclave.cluster.plan import plan
-from kubenclave.cluster.removal import does_something, removal
 from kubenclave.cluster.spec import OWNER_TAG, Autoscale, ClusterSpec, Effect, Identity, Mode, Network, Pool, Sgx, SgxOptions, Taint
-from kubenclave.cluster.steps import Kind, Step, Verb
+from kubenclave.cluster.steps.plan import plan
+from kubenclave.cluster.steps.removal import does_something, removal
+from kubenclave.cluster.steps.step import Kind, Step, Verb
 from kubenclave.errors import Refused
 
 AKS = "Microsoft.ContainerService"

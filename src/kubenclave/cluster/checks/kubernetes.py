@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kubenclave.cluster.findings import Finding
 from kubenclave.cluster.spec import Sgx
-from kubenclave.cluster.standing import DELETING
+from kubenclave.cluster.steps.ownership import DELETING
 from kubenclave.cluster.versions import is_version
 
 if TYPE_CHECKING:
