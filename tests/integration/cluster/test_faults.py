@@ -17,9 +17,9 @@ import pytest
 
 from kubenclave.cluster.azure import parsing, reading, transport
 from kubenclave.cluster.azure import session as session_module
+from kubenclave.cluster.azure.patience import Patience
 from kubenclave.cluster.azure.reading import read_found, read_offer
 from kubenclave.cluster.azure.session import CloudSettings, open_session
-from kubenclave.cluster.azure.transport import Patience
 from kubenclave.cluster.spec import Identity
 from kubenclave.errors import KubenclaveError, NotFound, Refused, Unreachable, UsageError
 

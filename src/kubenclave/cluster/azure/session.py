@@ -19,9 +19,10 @@ from azure.core import PipelineClient
 from azure.core.rest import HttpRequest, HttpResponse
 
 from kubenclave.cluster.azure.failures import telling
+from kubenclave.cluster.azure.patience import OPENING_SECONDS, WORKING_SECONDS, Patience
 from kubenclave.cluster.azure.reply import children, entries, text
 from kubenclave.cluster.azure.tokens import Tokens, credential_for, public_credential
-from kubenclave.cluster.azure.transport import OPENING_SECONDS, WORKING_SECONDS, Patience, Transport, policies
+from kubenclave.cluster.azure.transport import Transport, policies
 from kubenclave.cluster.facts import Subscription
 from kubenclave.errors import NotFound, Unreachable, UsageError
 

@@ -10,7 +10,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import DefaultAzureCredential
 
 from kubenclave.cluster.azure.failures import is_network
-from kubenclave.cluster.azure.transport import CONNECT_SECONDS, REPLY_SECONDS
+from kubenclave.cluster.azure.patience import CONNECT_SECONDS, REPLY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from azure.core.credentials import AccessToken
 
-    from kubenclave.cluster.azure.transport import Patience
+    from kubenclave.cluster.azure.patience import Patience
 
 # azure-core renews from five minutes before a token ends; one that is kept here must not be older than that.
 _RENEW_SECONDS = 300

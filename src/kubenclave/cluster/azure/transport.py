@@ -20,6 +20,7 @@ from azure.mgmt.core.policies import ARMChallengeAuthenticationPolicy
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
+from kubenclave.cluster.azure.patience import CONNECT_SECONDS, REPLY_SECONDS
 from kubenclave.errors import Unreachable
 
 if TYPE_CHECKING:
@@ -29,56 +30,19 @@ if TYPE_CHECKING:
     from azure.core.pipeline import PipelineRequest, PipelineResponse
     from azure.core.pipeline.policies import HTTPPolicy, SansIOHTTPPolicy
 
+    from kubenclave.cluster.azure.patience import Patience
     from kubenclave.cluster.azure.tokens import Tokens
 
 # The longest answer that is asked for is a region's list of sizes: about 3 MiB. An answer twenty times that is none.
 MAX_REPLY_BYTES = 64 << 20
-# A server that cannot be connected to in this time is not there; ARM itself gives up on a request after 60 s and says so.
-CONNECT_SECONDS = 10.0
-REPLY_SECONDS = 100.0
-# A wrong address is to be told soon; a network that goes away amid an operation of ten minutes is waited for.
-OPENING_SECONDS = 10.0
-WORKING_SECONDS = 90.0
 # What threads are still asking at the end is waited for this long: a connection in use cannot be closed by another thread.
 LEAVING_SECONDS = 0.5
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 5.0
 # A longer Retry-After is told rather than slept through: ARM's own windows refill every second, subscription limits within minutes.
 MAX_RETRY_AFTER_SECONDS = 120.0
 _RETRIES = {"retry_total": 12, "retry_connect": 0, "retry_read": 4, "retry_status": 8, "retry_backoff_factor": 0.8, "retry_backoff_max": 5}
 _THROTTLED = 429
 _CONNECTIONS = 16
 _HTTPS_PORT = 443  # some of Azure's services write it out (RFC 9110, 4.2.2: it is the same address)
-
-
-class Patience:
-    """Hold for how long a session goes on trying to connect, in seconds; and end all its waiting at once."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self._over = threading.Event()
-
-    def pause(self, seconds: float) -> None:
-        """Wait, but not longer than the session lasts."""
-        self._over.wait(seconds)
-
-    def end(self) -> None:
-        """Wake whoever waits, and let nobody wait again: after an interrupt no thread may hold the program up."""
-        self._over.set()
-
-    @property
-    def over(self) -> bool:
-        """Say whether the session has ended."""
-        return self._over.is_set()
-
-    def tries(self) -> Iterator[bool]:
-        """Yield once before each try, at first at once, then after a pause that grows; say whether it is the last."""
-        begun, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
-        while not self._over.is_set() and time.monotonic() - begun + pause <= self.seconds:
-            yield False
-            self.pause(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-        yield True
 
 
 # azure-core hands its transport out by a function, which hides the type.

@@ -12,8 +12,8 @@ from azure.core.rest import HttpRequest
 
 from kubenclave.cluster.azure import transport
 from kubenclave.cluster.azure.marks import directory_filter, directory_tag
+from kubenclave.cluster.azure.patience import Patience
 from kubenclave.cluster.azure.session import _is_base, choose
-from kubenclave.cluster.azure.transport import Patience
 from kubenclave.cluster.facts import Subscription
 from kubenclave.errors import NotFound, Unreachable, UsageError
 
