@@ -43,6 +43,7 @@ class Tokens:
         self._lock = threading.Lock()
         self._credential = make()
         self._kept: dict[tuple[str, ...], AccessToken] = {}
+        self._closed = False
 
     # The signature is azure-core's protocol TokenCredential.
     def get_token(
@@ -59,10 +60,16 @@ class Tokens:
             ClientAuthenticationError: There is nobody to sign in as, the sign-in was refused, or its service was away for too long.
         """
         with self._lock:
+            if self._closed:
+                raise ClientAuthenticationError("The session has ended.")
             kept = self._kept.get(scopes)
             if claims is None and kept is not None and kept.expires_on - time.time() > _RENEW_SECONDS:
                 return kept
-            self._kept[scopes] = self._asked(*scopes, claims=claims, tenant_id=tenant_id, enable_cae=enable_cae, **kwargs)
+            try:
+                self._kept[scopes] = self._asked(*scopes, claims=claims, tenant_id=tenant_id, enable_cae=enable_cae, **kwargs)
+            finally:
+                if self._closed:
+                    self._credential.close()
             return self._kept[scopes]
 
     def forget(self) -> None:
@@ -73,8 +80,11 @@ class Tokens:
             self._credential = self._make()
 
     def close(self) -> None:
-        """End the connections to the sign-in service."""
-        self._credential.close()
+        """End the connections to the sign-in service; a thread that is signing in just now ends its own."""
+        self._closed = True
+        if self._lock.acquire(blocking=False):
+            self._lock.release()
+            self._credential.close()
 
     def _asked(self, *scopes: str, **kwargs: Any) -> AccessToken:  # noqa: ANN401 - passed on
         for last in self._patience.tries():

@@ -60,6 +60,7 @@ class Transport(RequestsTransport):  # type: ignore[misc]
         )
         self.patience = patience
         self._sending = 0
+        self._left = False
         self._changed = threading.Condition()
 
     # What azure-core overloads for two kinds of requests, is passed on as it came.
@@ -78,11 +79,14 @@ class Transport(RequestsTransport):  # type: ignore[misc]
             with self._changed:
                 self._sending -= 1
                 self._changed.notify_all()
+                if self._left and not self._sending:
+                    super().close()
 
     def close(self) -> None:
-        """Close the connections, after those that are in use; not all can be waited for."""
+        """Close the connections, after those that are in use; what cannot be waited for is closed by the last thread that used it."""
         with self._changed:
             self._changed.wait_for(lambda: self._sending == 0, LEAVING_SECONDS)
+            self._left = True
         super().close()
 
     def _sent(self, request: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as above
