@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from kubenclave.cli.cluster_cloud import CloudOptions, opened, secret_store
-from kubenclave.cli.cluster_target import ClusterName, names_of, subscription_of
+from kubenclave.cli.cluster_target import ClusterName, named
 from kubenclave.cli.progress import say, step
 from kubenclave.cli.show import OutputOption, show, write
 from kubenclave.errors import KubenclaveError, NotFound
@@ -105,25 +105,6 @@ def credentials(
     merged = files.merge(existing, handed, overwrite=overwrite_existing)
     files.write(path, merged.text)
     show(_Credentials(cluster=spec.owner, kubeconfig=path, context=merged.context, remarks=(*remarks, *merged.remarks)), output=output)
-
-
-def named(target: ClusterName) -> ClusterSpec:
-    """Return the cluster of a file, or one of which no more is known than its name.
-
-    Raises:
-        UsageError: File and flags contradict each other, or no cluster is named.
-        NotFound: The file is not there.
-    """
-    import msgspec  # noqa: PLC0415 - --help does not need it
-
-    from kubenclave.cluster.file.cluster_file import read_cluster_file  # noqa: PLC0415
-    from kubenclave.cluster.spec import ClusterSpec  # noqa: PLC0415
-
-    group, name = names_of(target)
-    subscription = subscription_of(target)
-    if target.file is not None:
-        return msgspec.structs.replace(read_cluster_file(target.file), subscription=subscription)
-    return ClusterSpec(name=name, group=group, location="", pools=(), subscription=subscription)
 
 
 def checked_cluster(session: Session, spec: ClusterSpec, found: Found) -> tuple[Checked | None, str]:

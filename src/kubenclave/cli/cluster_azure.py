@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from kubenclave.cli.cluster_access import checked_cluster, named, tell_check
+from kubenclave.cli.cluster_access import checked_cluster, tell_check
 from kubenclave.cli.cluster_cloud import CloudOptions, opened, secret_store
-from kubenclave.cli.cluster_target import ClusterName, ClusterTarget, spec_of
+from kubenclave.cli.cluster_target import ClusterName, ClusterTarget, named, spec_of
 from kubenclave.cli.printable import printable
 from kubenclave.cli.progress import say, step
 from kubenclave.cli.show import OutputOption, show, write

@@ -83,8 +83,7 @@ def spec_of(target: ClusterTarget) -> ClusterSpec:
         NotFound: The file is not there.
     """
     if target.file is not None:
-        _only_file(target)
-        return _with_subscription(_read(target.file), target.subscription)
+        return named(target)
     missing = [
         flag for flag, value in (("--name", target.name), ("--group", target.group), ("--location", target.location)) if value is None
     ]
@@ -97,39 +96,23 @@ def spec_of(target: ClusterTarget) -> ClusterSpec:
     return cluster_of(_document(target), _told, hint="see --help; a cluster file can say more, docs/reference/cluster-file.md")
 
 
-def names_of(target: ClusterName) -> tuple[str, str]:
-    """Return the cluster's resource group and name.
+def named(target: ClusterName) -> ClusterSpec:
+    """Return the cluster of a file, or one of which no more is known than its name.
 
     Raises:
-        UsageError: File and flags contradict each other, or one of the two is missing or does not fit.
+        UsageError: File and flags contradict each other, or a name is missing or does not fit.
         NotFound: The file is not there.
     """
     if target.file is not None:
         _only_file(target)
-        spec = _read(target.file)
-        return spec.group, spec.name
+        return _with_subscription(_read(target.file), target.subscription)
     if target.group is None or target.name is None:
         raise UsageError("no cluster is named", "name a cluster file, or give --name and --group")
-    from kubenclave.cluster.spec import GroupName, Name  # noqa: PLC0415
+    from kubenclave.cluster.spec import ClusterSpec, GroupName, Name  # noqa: PLC0415 - --help does not need it
 
     _fit(target.group, GroupName, "--group")
     _fit(target.name, Name, "--name")
-    return target.group, target.name
-
-
-def subscription_of(target: ClusterName) -> str | None:
-    """Return the subscription that is asked for, by --subscription or else by the file; None for the one signed in to.
-
-    Raises:
-        UsageError: It is no subscription's ID, or the file does not fit.
-        NotFound: The file is not there.
-    """
-    if target.subscription is not None:
-        from kubenclave.cluster.spec import SubscriptionId  # noqa: PLC0415
-
-        _fit(target.subscription, SubscriptionId, "--subscription")
-        return target.subscription
-    return None if target.file is None else _read(target.file).subscription
+    return _with_subscription(ClusterSpec(name=target.name, group=target.group, location="", pools=()), target.subscription)
 
 
 def _only_file(target: ClusterName) -> None:

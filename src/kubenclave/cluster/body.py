@@ -8,11 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from kubenclave.cluster.sizes import Tee, known_size
-from kubenclave.cluster.spec import OWNER_TAG, Identity, Mode, Network, Sgx
+from kubenclave.cluster.spec import Identity, Mode, Network, Sgx
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from kubenclave.cluster.spec import ClusterSpec, Pool
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
@@ -45,7 +43,12 @@ def cluster_body(spec: ClusterSpec) -> Body:
         properties["addonProfiles"] = {ADDON: addon_profile(quote_helper=spec.sgx.quote_helper)}
     if spec.ssh_key is not None:
         properties["linuxProfile"] = {"adminUsername": ADMIN_USER, "ssh": {"publicKeys": [{"keyData": spec.ssh_key}]}}
-    body: Body = {"location": spec.location, "tags": _tags(spec), "sku": {"name": "Base", "tier": "Free"}, "properties": properties}
+    body: Body = {
+        "location": spec.location,
+        "tags": {**spec.marked_tags},
+        "sku": {"name": "Base", "tier": "Free"},
+        "properties": properties,
+    }
     if spec.identity is Identity.MANAGED:
         body["identity"] = {"type": "SystemAssigned"}
     return body
@@ -61,7 +64,7 @@ def pool_properties(spec: ClusterSpec, pool: Pool) -> Body:
         "osType": "Linux",
         "osSKU": "Ubuntu",
         "enableAutoScaling": pool.autoscale is not None,
-        "tags": _tags(spec) | scale_from_zero_tags(spec, pool),
+        "tags": {**spec.marked_tags, **scale_from_zero_tags(spec, pool)},
     }
     if pool.autoscale is not None:
         properties |= {"minCount": pool.autoscale.min, "maxCount": pool.autoscale.max}
@@ -125,8 +128,3 @@ def _sized(pool: Pool) -> bool:
 def _epc_bytes(pool: Pool) -> int | None:
     size = known_size(pool.vm_size)
     return None if size is None else size.epc_bytes
-
-
-def _tags(spec: ClusterSpec) -> dict[str, Json]:
-    found: Mapping[str, str] = spec.tags
-    return {**found, OWNER_TAG: spec.owner}

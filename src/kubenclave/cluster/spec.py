@@ -179,6 +179,11 @@ class ClusterSpec(_Value, frozen=True, kw_only=True):
     tags: Tags = msgspec.field(default_factory=dict)
 
     @property
+    def marked_tags(self) -> dict[str, str]:
+        """Return the tags of everything that is made for this cluster: the file's, and the mark."""
+        return {**self.tags, OWNER_TAG: self.owner}
+
+    @property
     def owner(self) -> str:
         """Return the value of OWNER_TAG on everything that is made for this cluster: ``group/name`` in small letters."""
         return owner(self.group, self.name)

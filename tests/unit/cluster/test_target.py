@@ -8,7 +8,7 @@ import sys
 import pytest
 from cyclopts import App, Parameter
 
-from kubenclave.cli.cluster_target import ClusterName, ClusterTarget, names_of, spec_of, subscription_of
+from kubenclave.cli.cluster_target import ClusterName, ClusterTarget, named, spec_of
 from kubenclave.cluster.checks.rules import check
 from kubenclave.cluster.file.cluster_file import parse_cluster
 from kubenclave.cluster.spec import Identity, Mode, Network, Sgx
@@ -97,9 +97,9 @@ def test_a_flag_beside_a_file_is_refused(file, more):
 def test_a_subscription_beside_a_file_goes_before_the_files(file):
     file.write_text(FILE + "subscription: 11111111-1111-4111-8111-111111111111\n")
     assert spec_of(parsed([file, "--subscription", SUBSCRIPTION])).subscription == SUBSCRIPTION
-    assert subscription_of(parsed([file, "--subscription", SUBSCRIPTION])) == SUBSCRIPTION
-    assert subscription_of(parsed([file])) == "11111111-1111-4111-8111-111111111111"
-    assert subscription_of(parsed(NAMES)) is None
+    assert named(parsed([file, "--subscription", SUBSCRIPTION])).subscription == SUBSCRIPTION
+    assert named(parsed([file])).subscription == "11111111-1111-4111-8111-111111111111"
+    assert named(parsed(NAMES)).subscription is None
 
 
 @pytest.mark.parametrize("words", [[], ["--name", "a"], ["--name", "a", "--group", "b"]])
@@ -158,9 +158,9 @@ def test_a_key_that_is_not_there_or_is_none_is_told(tmp_path):
 
 
 def test_names_come_from_the_file_or_from_two_flags(file):
-    assert names_of(parsed([file], ClusterName)) == ("sconaksg", "brandNewCluster")
-    assert names_of(parsed(NAMES, ClusterName)) == ("sconaksg", "brandNewCluster")
-    assert names_of(parsed(FLAGS)) == ("sconaksg", "brandNewCluster")
+    assert (named(parsed([file], ClusterName)).group, named(parsed([file], ClusterName)).name) == ("sconaksg", "brandNewCluster")
+    assert (named(parsed(NAMES, ClusterName)).group, named(parsed(NAMES, ClusterName)).name) == ("sconaksg", "brandNewCluster")
+    assert (named(parsed(FLAGS)).group, named(parsed(FLAGS)).name) == ("sconaksg", "brandNewCluster")
 
 
 @pytest.mark.parametrize(
@@ -168,12 +168,12 @@ def test_names_come_from_the_file_or_from_two_flags(file):
 )
 def test_names_that_are_missing_or_would_lead_elsewhere_are_refused(words):
     with pytest.raises(UsageError):
-        names_of(parsed(words, ClusterName))
+        named(parsed(words, ClusterName))
 
 
 def test_names_beside_a_file_are_refused(file):
     with pytest.raises(UsageError, match="given together"):
-        names_of(parsed([file, "--name", "a"], ClusterName))
+        named(parsed([file, "--name", "a"], ClusterName))
 
 
 def test_the_options_alone_load_nothing_of_the_room():

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from azure.core.exceptions import AzureError, ResourceNotFoundError
-from azure.core.rest import HttpRequest
 
 from kubenclave.cluster.azure.failures import telling
-from kubenclave.cluster.azure.marks import CONTRIBUTOR_ID, directory_filter
+from kubenclave.cluster.azure.graph import ask_graph, marked_applications
+from kubenclave.cluster.azure.marks import CONTRIBUTOR_ID
 from kubenclave.cluster.azure.reply import children, entries, inside, text
 from kubenclave.cluster.facts import FoundPrincipal
 
@@ -41,12 +41,11 @@ def find_principal(session: Session, spec: ClusterSpec, secret_kept: Callable[[s
         KubenclaveError: Graph did not answer, or refused to.
     """
     with telling(f"looking for the service principal of {spec.owner}"):
-        applications = _asked(session, "/v1.0/applications", {"$filter": directory_filter(session.subscription_id, spec.owner)})
-        found = min(children(applications, "value"), key=lambda each: (text(each, "createdDateTime"), text(each, "id")), default=None)
-        app_id, object_id = text(found, "appId"), text(found, "id")
-        if not app_id or not object_id:
+        found = next(iter(marked_applications(session, spec.owner)), None)
+        if found is None:
             return None
-        principals = children(_asked(session, "/v1.0/servicePrincipals", {"$filter": f"appId eq '{app_id}'"}), "value")
+        app_id, object_id = text(found, "appId"), text(found, "id")
+        principals = children(ask_graph(session, "GET", "/v1.0/servicePrincipals", parameters={"$filter": f"appId eq '{app_id}'"}), "value")
         principal_id = next((text(each, "id") for each in principals if text(each, "appId") == app_id), "")
         scope = f"/subscriptions/{session.subscription_id}/resourceGroups/{spec.group}".lower()
         scopes = _contributor_of(session, scope, principal_id) if principal_id else frozenset()
@@ -66,22 +65,17 @@ def may_make_applications(session: Session) -> bool | None:
     A program that signs in by itself has no way to ask: what it may do stands in its token alone, which is not ours to read.
     """
     try:
-        _asked(session, "/v1.0/me", {"$select": "id"})
-        policy = _asked(session, "/v1.0/policies/authorizationPolicy", {})
+        ask_graph(session, "GET", "/v1.0/me", parameters={"$select": "id"})
+        policy = ask_graph(session, "GET", "/v1.0/policies/authorizationPolicy")
         allowed = inside(policy, "defaultUserRolePermissions", "allowedToCreateApps")
         if allowed is not False:
             return True if allowed is True else None
-        roles = _asked(session, "/v1.0/me/transitiveMemberOf/microsoft.graph.directoryRole", {"$select": "roleTemplateId"})
+        roles = ask_graph(
+            session, "GET", "/v1.0/me/transitiveMemberOf/microsoft.graph.directoryRole", parameters={"$select": "roleTemplateId"}
+        )
         return any(text(each, "roleTemplateId").lower() in APPLICATION_ROLES for each in children(roles, "value"))
     except (AzureError, ValueError, RecursionError):
         return None
-
-
-def _asked(session: Session, path: str, parameters: dict[str, str]) -> object:
-    answer = session.graph.send_request(HttpRequest("GET", session.graph.format_url(path), params=parameters))
-    answer.raise_for_status()
-    found: object = answer.json()
-    return found
 
 
 def _contributor_of(session: Session, scope: str, principal_id: str) -> frozenset[str]:

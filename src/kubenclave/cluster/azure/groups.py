@@ -9,7 +9,6 @@ from azure.core.exceptions import ResourceNotFoundError
 from kubenclave.cluster.azure.failures import telling
 from kubenclave.cluster.azure.reply import entries, text
 from kubenclave.cluster.azure.work import POLL_SECONDS, finish
-from kubenclave.cluster.spec import OWNER_TAG
 from kubenclave.cluster.steps.carrying import Again
 from kubenclave.cluster.steps.ownership import DELETING, is_ours
 from kubenclave.cluster.steps.tags import merged
@@ -31,7 +30,7 @@ def create_group(work: Work) -> None:
     with telling(f"making the group {spec.group}"):
         if groups.check_existence(spec.group):
             raise Again
-        groups.create_or_update(spec.group, cast("Any", {"location": spec.location, "tags": {**spec.tags, OWNER_TAG: spec.owner}}))
+        groups.create_or_update(spec.group, cast("Any", {"location": spec.location, "tags": spec.marked_tags}))
 
 
 def update_group(work: Work) -> None:

@@ -10,12 +10,12 @@ import uuid
 from typing import TYPE_CHECKING
 
 from azure.core.exceptions import HttpResponseError, ServiceResponseError
-from azure.core.rest import HttpRequest
 
 from kubenclave.cluster.azure.failures import error_code, telling
-from kubenclave.cluster.azure.marks import CONTRIBUTOR_ID, directory_filter, directory_tag
+from kubenclave.cluster.azure.graph import ask_graph, marked_applications
+from kubenclave.cluster.azure.marks import CONTRIBUTOR_ID, directory_tag
 from kubenclave.cluster.azure.owners import other_owners, require_own
-from kubenclave.cluster.azure.reply import children, entries, text, texts
+from kubenclave.cluster.azure.reply import children, entries, text
 from kubenclave.cluster.azure.work import Lag, is_absent, until_replicated
 from kubenclave.cluster.secrets import Secret
 from kubenclave.errors import KubenclaveError, Unreachable
@@ -49,13 +49,13 @@ def make_application(work: Work) -> None:
     }
 
     def make() -> None:
-        found = next(iter(_applications(work)), None)
+        found = next(iter(marked_applications(work.session, spec.owner)), None)
         if found is None:
-            made = _graph(work, "POST", "/v1.0/applications", body)
+            made = ask_graph(work.session, "POST", "/v1.0/applications", body)
             work.directory.made.add(text(made, "id"))
-            found = next(iter(_applications(work)), made)
+            found = next(iter(marked_applications(work.session, spec.owner)), made)
             if text(found, "id") != text(made, "id"):
-                _graph(work, "DELETE", f"/v1.0/applications/{text(made, 'id')}")
+                ask_graph(work.session, "DELETE", f"/v1.0/applications/{text(made, 'id')}")
         work.directory.app_id, work.directory.application_object_id = text(found, "appId"), text(found, "id")
         require_own(work)
 
@@ -75,7 +75,9 @@ def make_principal(work: Work) -> None:
     doing = f"making the service principal of {work.spec.owner}"
 
     def make() -> None:
-        found = _principal(work, app_id) or until_replicated(work, lambda: _graph(work, "POST", "/v1.0/servicePrincipals", body), doing)
+        found = _principal(work, app_id) or until_replicated(
+            work, lambda: ask_graph(work.session, "POST", "/v1.0/servicePrincipals", body), doing
+        )
         work.directory.principal_id = text(found, "id")
 
     _repeated(work, make, doing)
@@ -92,7 +94,7 @@ def make_secret(work: Work) -> None:
     path = f"/v1.0/applications/{work.directory.application_object_id}"
 
     def make() -> None:
-        made = _graph(work, "POST", f"{path}/addPassword", {"passwordCredential": {"displayName": SECRET_NAME}})
+        made = ask_graph(work.session, "POST", f"{path}/addPassword", {"passwordCredential": {"displayName": SECRET_NAME}})
         value = text(made, "secretText")
         if not value:
             raise Unreachable("The directory made a secret and did not tell it.", "Run the same command again.")
@@ -109,9 +111,9 @@ def remove_other_secrets(work: Work) -> None:
     path = f"/v1.0/applications/{work.directory.application_object_id}"
 
     def remove() -> None:
-        for old in children(_graph(work, "GET", path), "passwordCredentials"):
+        for old in children(ask_graph(work.session, "GET", path), "passwordCredentials"):
             if text(old, "displayName") == SECRET_NAME and text(old, "keyId") not in {"", kept.key_id}:
-                _graph(work, "POST", f"{path}/removePassword", {"keyId": text(old, "keyId")})
+                ask_graph(work.session, "POST", f"{path}/removePassword", {"keyId": text(old, "keyId")})
 
     try:
         _repeated(work, remove, f"removing the secrets of {work.spec.owner} that nobody uses")
@@ -176,7 +178,7 @@ def remove_applications(work: Work, key: str) -> None:
     """
 
     def remove() -> None:
-        for each in _applications(work):
+        for each in marked_applications(work.session, work.spec.owner):
             app_id, others = text(each, "appId"), other_owners(work, text(each, "appId"), text(each, "id"))
             if others:
                 work.given_up.add(key)
@@ -184,7 +186,7 @@ def remove_applications(work: Work, key: str) -> None:
                 continue
             work.store.forget(app_id)
             try:
-                _graph(work, "DELETE", f"/v1.0/applications/{text(each, 'id')}")
+                ask_graph(work.session, "DELETE", f"/v1.0/applications/{text(each, 'id')}")
             except HttpResponseError as exc:
                 # The directory's list may show for a while what is gone.
                 if not is_absent(exc):
@@ -200,27 +202,9 @@ def assignment_name(scope: str, principal: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{scope}|{principal}|{CONTRIBUTOR_ID}".lower()))
 
 
-def _applications(work: Work) -> list[object]:
-    """Return what bears the whole mark, oldest first, whatever the directory makes of the filter."""
-    mark = directory_tag(work.session.subscription_id, work.spec.owner)
-    found = _graph(
-        work, "GET", "/v1.0/applications", parameters={"$filter": directory_filter(work.session.subscription_id, work.spec.owner)}
-    )
-    marked = [each for each in children(found, "value") if text(each, "id") and text(each, "appId") and mark in texts(each, "tags")]
-    return sorted(marked, key=lambda each: (text(each, "createdDateTime"), text(each, "id")))
-
-
 def _principal(work: Work, app_id: str) -> object:
-    found = _graph(work, "GET", "/v1.0/servicePrincipals", parameters={"$filter": f"appId eq '{app_id}'"})
+    found = ask_graph(work.session, "GET", "/v1.0/servicePrincipals", parameters={"$filter": f"appId eq '{app_id}'"})
     return next((each for each in children(found, "value") if text(each, "appId") == app_id), None)
-
-
-def _graph(work: Work, method: str, path: str, body: object = None, *, parameters: dict[str, str] | None = None) -> object:
-    graph = work.session.graph
-    request = HttpRequest(method, graph.format_url(path), params=parameters, json=body)
-    answer = graph.send_request(request)
-    answer.raise_for_status()
-    return answer.json() if answer.content else None
 
 
 def _repeated(work: Work, make: Callable[[], None], doing: str) -> None:

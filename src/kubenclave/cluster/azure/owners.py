@@ -12,9 +12,9 @@ import json
 from typing import TYPE_CHECKING
 
 from azure.core.exceptions import AzureError
-from azure.core.rest import HttpRequest
 
 from kubenclave.cluster.azure.failures import scrub
+from kubenclave.cluster.azure.graph import ask_graph
 from kubenclave.cluster.azure.reply import children, text
 from kubenclave.cluster.steps.ownership import is_ours
 from kubenclave.errors import Refused
@@ -64,7 +64,7 @@ def other_owners(work: Work, app_id: str, application: str) -> str:
 
 def _other_owners(work: Work, app_id: str, application: str) -> str:
     try:
-        owners = children(_asked(work.session, f"/v1.0/applications/{application}/owners"), "value")
+        owners = children(ask_graph(work.session, "GET", f"/v1.0/applications/{application}/owners"), "value")
         caller = _caller(work.session) if owners else ""
     except (AzureError, ValueError, RecursionError):
         owners, caller = (), None
@@ -80,15 +80,8 @@ def _other_owners(work: Work, app_id: str, application: str) -> str:
 
 def _caller(session: Session) -> str | None:
     """Return the caller's object ID in small letters; None where neither its token nor the directory tells it."""
-    found = object_id(session.resource_manager_token()) or text(_asked(session, "/v1.0/me"), "id")
+    found = object_id(session.resource_manager_token()) or text(ask_graph(session, "GET", "/v1.0/me"), "id")
     return found.lower() or None
-
-
-def _asked(session: Session, path: str) -> object:
-    answer = session.graph.send_request(HttpRequest("GET", session.graph.format_url(path)))
-    answer.raise_for_status()
-    found: object = answer.json()
-    return found
 
 
 def object_id(token: str) -> str:

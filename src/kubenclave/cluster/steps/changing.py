@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kubenclave.cluster.body import ADDON, addon_profile, pool_properties
-from kubenclave.cluster.spec import OWNER_TAG, Mode, Sgx
+from kubenclave.cluster.spec import Mode, Sgx
 from kubenclave.cluster.steps.ownership import is_of_aks, taint_written
 from kubenclave.cluster.steps.tags import merged, outdated
 from kubenclave.cluster.versions import is_version
@@ -44,7 +44,7 @@ def changed_cluster(have: Body, spec: ClusterSpec, *, pools: bool) -> Body:
         changed["kubernetesVersion"] = spec.kubernetes_version
         profiles = [{**each, "orchestratorVersion": spec.kubernetes_version} for each in profiles]
     changed["agentPoolProfiles"] = [*profiles]
-    return {**have, "tags": merged(_section(have, "tags"), {**spec.tags, OWNER_TAG: spec.owner}), "properties": changed}
+    return {**have, "tags": merged(_section(have, "tags"), spec.marked_tags), "properties": changed}
 
 
 def changed_pool(have: Body, spec: ClusterSpec, pool: Pool) -> Body:
